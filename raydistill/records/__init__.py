@@ -1,0 +1,23 @@
+"""The run directory: what is written in it, by whom it is read, and how it stays whole."""
+
+from raydistill.records.files import atomic_write, content_hash, sha256_file, write_json
+from raydistill.records.ranks import RANK_COLUMNS, metric_per_user, read_ranks, write_ranks
+from raydistill.records.record import SCHEMA_VERSION, Record, read_record, write_record
+from raydistill.records.run import RunDirectory, protocol_signature
+
+__all__ = [
+    "RANK_COLUMNS",
+    "SCHEMA_VERSION",
+    "Record",
+    "RunDirectory",
+    "atomic_write",
+    "content_hash",
+    "metric_per_user",
+    "protocol_signature",
+    "read_ranks",
+    "read_record",
+    "sha256_file",
+    "write_json",
+    "write_ranks",
+    "write_record",
+]
