@@ -1,0 +1,102 @@
+"""Rules that hold between sections of a sweep.
+
+Each rule is one generator over the sections that were valid so far; a rule whose sections were not is left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from raydistill.config.expand import arm_names, keep_ratio_problem, n_student_layers
+from raydistill.config.mistakes import Mistake
+from raydistill.config.schema import COSTS, Analysis, Search
+from raydistill.config.tables import Tables
+
+LOWER_IS_BETTER = ("log_loss", "calibration_error")
+
+
+def between_sections(sections: Mapping[str, Any], tables: Tables) -> Iterator[Mistake]:
+    """Yield what is wrong between the valid sections, by name as in the sweep file."""
+    if {"selectors", "controls"} <= set(sections):
+        yield from _arms(sections)
+        if "analysis" in sections:
+            yield from _reference(sections)
+    if {"search", "teacher"} <= set(sections) and sections["teacher"].layers is not None:
+        yield from _keep_ratios(sections["search"], sections["teacher"].layers)
+    if "task" in sections:
+        known = tables.metrics.get(sections["task"], ())
+        if "search" in sections:
+            yield from _objectives(sections["search"], known)
+        if "analysis" in sections:
+            yield from _metric(sections["analysis"], known)
+
+
+def is_metric(name: str, known: tuple[str, ...]) -> bool:
+    """Return whether a metric is one of ``known``, where ``ndcg@K`` stands for every cutoff."""
+    return any(re.fullmatch(re.escape(entry).replace("@K", "@[1-9][0-9]*"), name) for entry in known)
+
+
+def _arms(sections: Mapping[str, Any]) -> Iterator[Mistake]:
+    seen: set[str] = set()
+    controls = sections["controls"]
+    for index, control in enumerate(controls):
+        if control in controls[:index]:
+            yield Mistake(("controls", index), "every control is named once", control)
+    for index, selector in enumerate(sections["selectors"]):
+        path = ("selectors", index)
+        if selector.arm in seen:
+            yield Mistake(
+                path, f"another arm is called {selector.arm!r}; give this one a label of its own", selector.arm
+            )
+        elif selector.arm in controls:
+            yield Mistake((*path, "label"), "a control has this name; choose another label", selector.arm)
+        seen.add(selector.arm)
+
+
+def _reference(sections: Mapping[str, Any]) -> Iterator[Mistake]:
+    arms = arm_names(sections["selectors"], sections["controls"])
+    reference = sections["analysis"].reference
+    if reference is None:
+        if "uniform" not in arms:
+            rule = "required where uniform is not an arm, but not given"
+            yield Mistake(("analysis", "reference"), rule, allowed=arms)
+    elif reference not in arms:
+        yield Mistake(("analysis", "reference"), "must be an arm of this sweep", reference, arms)
+
+
+def _keep_ratios(search: Search, n_layers: int) -> Iterator[Mistake]:
+    path = ("search", "space", "keep_ratio", search.space.keep_ratio.kind)
+    chosen: dict[int, float] = {}
+    for index, ratio in enumerate(search.space.keep_ratio.values):
+        problem = keep_ratio_problem(ratio, n_layers)
+        depth = n_student_layers(ratio, n_layers)
+        if problem:
+            yield Mistake((*path, index), problem, ratio)
+        elif depth in chosen and search.space.keep_ratio.kind == "choice":
+            rule = f"{chosen[depth]:g} and {ratio:g} both keep {depth} of {n_layers} layers; leave one out"
+            yield Mistake((*path, index), rule, ratio)
+        chosen.setdefault(depth, ratio)
+
+
+def _objectives(search: Search, known: tuple[str, ...]) -> Iterator[Mistake]:
+    path = ("search", "objectives")
+    for name, direction in search.objectives.items():
+        if name not in COSTS and not is_metric(name, known):
+            yield Mistake((*path, name), "no such objective", allowed=(*known, *COSTS))
+            continue
+        right = "min" if name in (*COSTS, *LOWER_IS_BETTER) else "max"
+        if direction != right:
+            yield Mistake(
+                (*path, name), f"must be {right}: {'less' if right == 'min' else 'more'} is better", direction
+            )
+    if all(name in COSTS for name in search.objectives):
+        yield Mistake(
+            path, "one objective must be a quality, or nothing keeps the students from shrinking", allowed=known
+        )
+
+
+def _metric(analysis: Analysis, known: tuple[str, ...]) -> Iterator[Mistake]:
+    if not is_metric(analysis.metric, known):
+        yield Mistake(("analysis", "metric"), "must be a metric of the task", analysis.metric, known)
