@@ -182,7 +182,7 @@ def _select(
             f"no interaction is left when every user and every item must have {min_interactions}: "
             f"the most active user has {often[0]} and the most popular item {often[1]}",
             where="data.min_interactions",
-            mend="lower data.min_interactions (0 turns the filter off), or give more data",
+            mend="lower data.min_interactions (1 turns the filter off), or give more data",
         )
     return _Rows(index[core], users[core], items[core], user_names, item_names), removed
 
