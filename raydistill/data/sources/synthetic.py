@@ -1,0 +1,291 @@
+"""Synthetic: a seeded catalogue, and users whose next item follows from rules of several hops over their history.
+
+Every item has a genre, a theme and a depth; all three are attributes that a person can read. A user's next
+item is drawn in two steps:
+
+1. **The rule gives the genre.** Start at the user's latest item. A hop goes some places back in the history, as many as
+   the stride of the genre of the item it starts from (genre 0 one place, genre 1 two, ...; at most ``max_stride``, then from
+   one again) and not past the first item. There are as many hops as the depth of the latest item. The genre of the item
+   where the hops end, put through a fixed permutation of the genres, is the genre of the next item.
+   With probability ``noise`` the next genre is drawn at random instead.
+2. **Popularity, taste and series choose the item** among the items of that genre that the user has not had:
+   its weight is Zipf's law of its rank, times ``exp(taste)`` where its theme is the user's favourite, times ``series``
+   where the user has had the part before it, and divided by ``series`` where that part is still to come.
+
+Each hop needs the result of the hop before it, so a model must look back, find where that leads, and look back again:
+a few layers for each hop, and depth pays (k hops need a depth that grows with log k: Sanford, Hsu and Telgarsky,
+"Transformers, parallel computation, and logarithmic depth", 2024). No item occurs twice in a history, so a
+protocol that drops repeats changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from raydistill.data.interactions import RawData, interaction_batch, item_batch, provenance_of, store
+from raydistill.errors import DataError
+from raydistill.seeding import stream
+
+GENRES = (
+    "Adventure", "Comedy", "Drama", "Fantasy", "Horror", "Mystery", "Noir", "Romance", "Science", "Thriller",
+    "Travel", "Western",
+)  # fmt: skip
+THEMES = ("Autumn", "Family", "Music", "War")
+ADJECTIVES = (
+    "Amber", "Broken", "Crimson", "Distant", "Empty", "Frozen", "Golden", "Hidden", "Iron", "Jade", "Lonely", "Marble",
+    "Northern", "Open", "Pale", "Quiet", "Restless", "Silver", "Tender", "Wild",
+)  # fmt: skip
+NOUNS = (
+    "Anchor", "Bridge", "Coast", "Door", "Echo", "Forest", "Garden", "Harbour", "Island", "Journey", "Key", "Lantern",
+    "Mirror", "Night", "Orchard", "Path", "River", "Summer", "Tower", "Voice",
+)  # fmt: skip
+PARTS = 3
+FIRST_DAY = 1_600_000_000
+WORDS = len(ADJECTIVES) * len(NOUNS)
+
+
+@dataclass(frozen=True)
+class Params:
+    """Keys of the source ``synthetic``.
+
+    Attributes:
+        n_users: Number of users.
+        n_items: Number of items of the catalogue.
+        min_length, max_length: The number of items of a user is uniform between the two, both included.
+        n_genres: Number of genres, 2 to 12.
+        hops: Largest depth of an item; depths are uniform from 1 to it.
+        max_stride: Farthest that one hop goes back, in places.
+        noise: Probability that a genre is drawn at random instead of by the rule.
+        popularity: Exponent of Zipf's law of the items' popularity; 0 makes all equally popular.
+        taste: Log of the factor for items of a user's favourite theme; 0 for no taste.
+        series: Factor for the next part of a series that the user has begun; 1 for no series order.
+        series_share: Share of the items that are part of a series of three.
+        seed: Seed of the catalogue and of the users.
+    """
+
+    n_users: int = 1500
+    n_items: int = 300
+    min_length: int = 20
+    max_length: int = 30
+    n_genres: int = 6
+    hops: int = 3
+    max_stride: int = 3
+    noise: float = 0.05
+    popularity: float = 1.0
+    taste: float = 1.0
+    series: float = 10.0
+    series_share: float = 0.3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The items, by index from 0.
+
+    Attributes:
+        genre, theme, depth: Int64 ``[n_items]``; depth is a number of hops, from 1.
+        previous_part: Int64 ``[n_items]``, the item that is the part before, or -1.
+        popularity: Float64 ``[n_items]``, Zipf weights.
+        titles: ``[n_items]``; the second part of "The Amber Coast" is "The Amber Coast 2".
+        order: Int64 ``[n_genres]``, the permutation that gives the next genre from the one where the hops end.
+    """
+
+    genre: np.ndarray
+    theme: np.ndarray
+    depth: np.ndarray
+    previous_part: np.ndarray
+    popularity: np.ndarray
+    titles: list[str]
+    order: np.ndarray
+
+
+@dataclass(frozen=True)
+class World:
+    """A catalogue, its users, and the true distribution of each user's last item.
+
+    Attributes:
+        catalogue: The items.
+        items: Int64 ``[n_users, max_length]``, item indices in time order, -1 after a user's end.
+        lengths: Int64 ``[n_users]``.
+        favourite: Int64 ``[n_users]``, the theme that a user prefers.
+        by_rule: Bool ``[n_users, max_length]``, whether the item's genre is the rule's (False where noise drew it).
+        last_probability: Float64 ``[n_users, n_items]``, the probability of each item at the user's last position,
+            given the history and the favourite theme: the ranking by it is the best that any model can reach.
+    """
+
+    catalogue: Catalogue
+    items: np.ndarray
+    lengths: np.ndarray
+    favourite: np.ndarray
+    by_rule: np.ndarray
+    last_probability: np.ndarray
+
+
+def load(params: Params, cache: Path) -> RawData:
+    """Return the generated world as raw data: ratings are null, and time is one interaction a day.
+
+    Args:
+        params: See :class:`Params`.
+        cache: Folder for the Arrow files.
+
+    Raises:
+        DataError: A parameter is out of range.
+    """
+    check(params)
+    provenance = provenance_of("synthetic", [], asdict(params), time_unit="s")
+    world: list[World] = []
+
+    def made() -> World:
+        if not world:
+            world.append(generate(params))
+        return world[0]
+
+    interactions = (batch(made()) for batch in (_interactions,))
+    items = (batch(made().catalogue) for batch in (_items,))
+    return store(cache, provenance, interactions, items)
+
+
+def check(params: Params) -> None:
+    """Raise an error for the first parameter that is out of range.
+
+    Raises:
+        DataError: With the key, the value and the range.
+    """
+    largest = max(params.n_genres, 1) * params.max_length
+    ranges = {
+        "n_users": (1, 10**8),
+        "min_length": (3, params.max_length),
+        "n_genres": (2, len(GENRES)),
+        "n_items": (largest, WORDS),
+        "hops": (1, 16),
+        "max_stride": (1, 16),
+        "noise": (0, 1),
+        "popularity": (0, 5),
+        "taste": (0, 10),
+        "series": (1, 1e6),
+        "series_share": (0, 1),
+        "seed": (0, 2**63 - 1),
+    }
+    for key, (low, high) in ranges.items():
+        value = getattr(params, key)
+        if not low <= value <= high:
+            raise DataError(
+                f"the synthetic source cannot use {key} = {value}",
+                where=f"data.{key}",
+                mend=f"give {key} a value from {low} to {high}"
+                + (" (n_genres x max_length, so that no genre runs out)" if key == "n_items" else ""),
+            )
+
+
+def generate(params: Params) -> World:
+    """Return the world of the parameters; the same parameters give the same world.
+
+    Args:
+        params: Checked by :func:`check`.
+    """
+    catalogue = make_catalogue(params)
+    draws = stream(params.seed, "synthetic-users")
+    users = np.arange(params.n_users)
+    lengths = draws.integers(params.min_length, params.max_length + 1, params.n_users)
+    favourite = draws.integers(len(THEMES), size=params.n_users)
+    taste = np.where(catalogue.theme == favourite[:, None], np.exp(params.taste), 1.0)
+    has_previous = catalogue.previous_part >= 0
+    items = np.full((params.n_users, params.max_length), -1)
+    by_rule = np.zeros(items.shape, dtype=bool)
+    seen = np.zeros((params.n_users, params.n_items), dtype=bool)
+    last_probability = np.zeros(seen.shape)
+    for position in range(params.max_length):
+        begun = seen[:, catalogue.previous_part]
+        order = np.where(has_previous, np.where(begun, params.series, 1 / params.series), 1.0)
+        weight = catalogue.popularity * taste * order * ~seen
+        genre = (
+            next_genre(catalogue, items, position, params)
+            if position
+            else draws.integers(params.n_genres, size=len(users))
+        )
+        probability = _mixture(weight, catalogue.genre, genre, params.noise, params.n_genres)
+        active = lengths > position
+        chosen = (probability.cumsum(axis=1) < draws.random(len(users))[:, None]).sum(axis=1)
+        chosen = np.minimum(chosen, params.n_items - 1)
+        items[:, position] = np.where(active, chosen, -1)
+        by_rule[:, position] = active & (catalogue.genre[chosen] == genre)
+        last_probability = np.where((lengths == position + 1)[:, None], probability, last_probability)
+        seen[users, chosen] = True
+    return World(catalogue, items, lengths, favourite, by_rule, last_probability)
+
+
+def next_genre(catalogue: Catalogue, items: np.ndarray, position: int, params: Params) -> np.ndarray:
+    """Return the genre that the rule gives to ``position``.
+
+    Args:
+        catalogue: The items.
+        items: Int ``[n_users, length]`` with the history before ``position``.
+        position: Of the next item, from 1.
+        params: For ``max_stride``.
+
+    Returns:
+        Int64 ``[n_users]``.
+    """
+    users = np.arange(len(items))
+    place = np.full(len(items), position - 1)
+    depth = catalogue.depth[items[:, position - 1]]
+    for hop in range(depth.max()):
+        stride = 1 + catalogue.genre[items[users, place]] % params.max_stride
+        place = np.where(hop < depth, np.maximum(place - stride, 0), place)
+    return catalogue.order[catalogue.genre[items[users, place]]]
+
+
+def make_catalogue(params: Params) -> Catalogue:
+    """Return the items of the parameters."""
+    draws = stream(params.seed, "synthetic-catalogue")
+    n_series = int(params.series_share * params.n_items) // PARTS
+    part = np.zeros(params.n_items, dtype=np.int64)
+    part[: n_series * PARTS] = np.tile(np.arange(PARTS), n_series)
+    work = np.cumsum(part == 0) - 1
+    genre = draws.permutation(np.arange(work[-1] + 1) % params.n_genres)[work]
+    previous = np.where(part > 0, np.arange(params.n_items) - 1, -1)
+    words = draws.permutation(WORDS)[work]
+    titles = [
+        f"The {ADJECTIVES[word // len(NOUNS)]} {NOUNS[word % len(NOUNS)]}" + (f" {number + 1}" if number else "")
+        for word, number in zip(words, part, strict=True)
+    ]
+    rank = draws.permutation(params.n_items)
+    return Catalogue(
+        genre=genre,
+        theme=draws.integers(len(THEMES), size=params.n_items),
+        depth=draws.integers(1, params.hops + 1, size=params.n_items),
+        previous_part=previous,
+        popularity=(1.0 + rank) ** -params.popularity,
+        titles=titles,
+        order=draws.permutation(params.n_genres),
+    )
+
+
+def _mixture(weight: np.ndarray, genre: np.ndarray, target: np.ndarray, noise: float, n_genres: int) -> np.ndarray:
+    """Return Float64 ``[n_users, n_items]``: the weights inside each genre, mixed over the genres."""
+    member = genre[:, None] == np.arange(n_genres)
+    share = noise / n_genres + (1 - noise) * (target[:, None] == np.arange(n_genres))
+    return weight * (share / (weight @ member))[:, genre]
+
+
+def _interactions(world: World) -> pa.RecordBatch:
+    user, position = np.nonzero(world.items >= 0)
+    batch = [
+        pa.array([f"u{number}" for number in user.tolist()]),
+        pa.array([f"i{number}" for number in world.items[user, position].tolist()]),
+        pa.array(FIRST_DAY + 86_400 * position.astype(np.int64)),
+    ]
+    return interaction_batch(*batch, None, lambda row: f"row {row}")
+
+
+def _items(catalogue: Catalogue) -> pa.RecordBatch:
+    attributes = [
+        [GENRES[genre], THEMES[theme], f"depth {depth}"]
+        for genre, theme, depth in zip(catalogue.genre, catalogue.theme, catalogue.depth, strict=True)
+    ]
+    ids = [f"i{number}" for number in range(len(attributes))]
+    return item_batch(pa.array(ids), pa.array(catalogue.titles), pa.array(attributes), lambda row: f"item {row}")
