@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from raydistill.errors import ModelError
-from raydistill.models.families import FAMILIES, Family, Size, depth, family_of
+from raydistill.models.checkpoint import load_backbone, one_line, quiet_progress, replace_table, seeded
+from raydistill.models.families import FAMILIES, Family, Size, depth
 from raydistill.models.surgery import keep_layers
 
 RECORD = "recommender.json"
@@ -99,7 +100,8 @@ class Recommender(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the backbone as Hugging Face does, and beside it ``recommender.json``."""
         folder = Path(folder)
-        self.backbone.save_pretrained(folder)
+        with quiet_progress():
+            self.backbone.save_pretrained(folder)
         (folder / RECORD).write_text(json.dumps(self._settings(), indent=2) + "\n")
 
     @classmethod
@@ -116,8 +118,12 @@ class Recommender(nn.Module):
                 where=str(folder),
                 mend=f"give a folder that Recommender.save_pretrained wrote: it has {RECORD} beside the weights",
             )
-        settings = json.loads(record.read_text())
-        return cls(_load(str(folder), trust_remote_code=False)[1], **settings).eval()
+        try:
+            settings = json.loads(record.read_text())
+        except json.JSONDecodeError as error:
+            raise ModelError(f"{RECORD} is not valid JSON: {error}", where=str(record), mend="save it again") from error
+        _, backbone = load_backbone(str(folder), dtype="auto")
+        return cls(backbone, **settings).eval()
 
 
 def build_recommender(
@@ -130,7 +136,7 @@ def build_recommender(
     dropout: float,
     max_length: int,
     seed: int,
-    attention: str = "sdpa",
+    attention: str | None = None,
     intermediate: int | None = None,
     **config,
 ) -> Recommender:
@@ -145,7 +151,7 @@ def build_recommender(
         dropout: Probability, wherever the family drops.
         max_length: Longest sequence in items.
         seed: Initialization depends on it alone; the global random state is neither read nor changed.
-        attention: Attention implementation of transformers.
+        attention: Attention implementation of transformers; the family's own by default (sdpa for all but Gemma 2).
         intermediate: Width inside the feed-forward part; four times ``hidden`` by default.
         config: Further keys of the family's configuration class.
 
@@ -157,19 +163,47 @@ def build_recommender(
     _check_sizes(n_items=n_items, layers=layers, hidden=hidden, heads=heads, max_length=max_length)
     chosen = FAMILIES[family]
     size = Size(n_items + 2, layers, hidden, heads, intermediate or 4 * hidden, dropout, max_length)
-    settings = chosen.recommender_config(size, attn_implementation=attention, **config)
-    # Only training and scoring of whole sequences happens here: a cache would be filled and thrown away.
-    settings.use_cache = False
+    settings = _configuration(chosen, size, attention or chosen.attention, config)
     with seeded(seed):
-        backbone = getattr(transformers, chosen.base_class)(settings, **chosen.base_arguments)
-        _fresh_table(backbone, n_items + 2, chosen.table_std(settings))
+        try:
+            backbone = getattr(transformers, chosen.base_class)(settings, **chosen.base_arguments)
+        except (ValueError, ImportError) as error:
+            raise ModelError(
+                f"transformers refuses this model: {one_line(error)}",
+                where=f"family {family}, attention '{attention or chosen.attention}'",
+                mend=f"attention '{chosen.attention}' always works for this family",
+            ) from error
+        replace_table(backbone, n_items + 2, chosen.table_std(settings))
+    return _recommender(chosen, backbone, n_items, max_length)
+
+
+def _configuration(family: Family, size: Size, attention: str, further: dict) -> PreTrainedConfig:
+    """Return the family's configuration of a recommender, with further keys that its class must know."""
+    known = family.recommender_config(size)
+    for key in further:
+        # transformers takes any key and ignores what it does not know.
+        if not hasattr(known, key):
+            near = get_close_matches(key, [*known.to_dict(), *known.attribute_map])
+            raise ModelError(
+                f"{type(known).__name__} has no key '{key}'", mend=f"did you mean {near[0]}?" if near else None
+            )
+    try:
+        config = family.recommender_config(size, attn_implementation=attention, **further)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise ModelError(f"transformers refuses this configuration: {one_line(error)}", where=f"{size}") from error
+    # Whole sequences are trained on and scored: a cache would be filled and thrown away.
+    config.use_cache = False
+    return config
+
+
+def _recommender(family: Family, backbone: PreTrainedModel, n_items: int, max_length: int) -> Recommender:
     return Recommender(
         backbone,
         n_items=n_items,
         max_length=max_length,
-        causal=chosen.causal,
-        output_scale=chosen.output_scale(settings),
-    )
+        causal=family.causal,
+        output_scale=family.output_scale(backbone.config),
+    ).train()
 
 
 def recommender_from_pretrained(
@@ -181,7 +215,9 @@ def recommender_from_pretrained(
     dropout: float | None = None,
     trust_remote_code: bool = False,
 ) -> Recommender:
-    """Return a pretrained checkpoint as a recommender: its blocks and positions, over a fresh item table.
+    """Return a pretrained checkpoint as a recommender: its blocks and positions, over a fresh item table, in float32.
+
+    The item table gets the standard deviation of the token table that it replaces.
 
     Args:
         name_or_folder: A model name on the Hugging Face hub, or a folder with ``config.json`` and safetensors.
@@ -195,7 +231,9 @@ def recommender_from_pretrained(
         ModelError: Not found, not reachable, an unsupported architecture, or too short a position table.
     """
     _check_sizes(n_items=n_items, max_length=max_length)
-    family, backbone = _load(str(name_or_folder), trust_remote_code=trust_remote_code, dropout=dropout)
+    family, backbone = load_backbone(
+        str(name_or_folder), dtype=torch.float32, dropout=dropout, trust_remote_code=trust_remote_code
+    )
     if family.pad_with_zero is not None:
         family.pad_with_zero(backbone)
     limit = family.position_limit(backbone.config)
@@ -205,69 +243,14 @@ def recommender_from_pretrained(
             where=str(name_or_folder),
             mend=f"set data.max_length to at most {limit}, or choose another checkpoint",
         )
-    std = float(backbone.get_input_embeddings().weight.detach().float().std())
-    with seeded(seed):
-        _fresh_table(backbone, n_items + 2, std)
-    backbone.config.pad_token_id = None if family.causal else 0
-    backbone.config.use_cache = False
-    return Recommender(
-        backbone,
-        n_items=n_items,
-        max_length=max_length,
-        causal=family.causal,
-        output_scale=family.output_scale(backbone.config),
-    ).train()
-
-
-def _load(name: str, *, trust_remote_code: bool, dropout: float | None = None) -> tuple[Family, PreTrainedModel]:
-    """Return the family and the base model of a checkpoint, from safetensors only."""
-    try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-        family = family_of(config)
-        if dropout is not None:
-            for key in family.dropout_keys:
-                setattr(config, key, dropout)
-        base_class = getattr(transformers, family.base_class)
-        backbone = base_class.from_pretrained(name, config=config, use_safetensors=True, **family.base_arguments)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"the checkpoint cannot be loaded: {str(error).splitlines()[0]}",
-            where=name,
-            mend=(
-                f"download config.json and the *.safetensors files from https://huggingface.co/{name} on a machine "
-                "with network into one folder, and give that folder instead of the name"
-            ),
-        ) from error
-    return family, backbone
-
-
-def _fresh_table(backbone: PreTrainedModel, rows: int, std: float) -> None:
-    """Replace the token table by a random item table; every module that shared the old one shares the new one."""
-    old = backbone.get_input_embeddings().weight
-    table = nn.Parameter(torch.empty(rows, old.shape[1], dtype=old.dtype).normal_(std=std))
-    with torch.no_grad():
-        table[0] = 0
-    for module in backbone.modules():
-        if isinstance(module, nn.Embedding) and module.weight is old:
-            module.weight = table
-            module.num_embeddings = rows
-            if module.padding_idx is not None:
-                module.padding_idx = 0
     for part in backbone.modules():
         if isinstance(part, PreTrainedModel):
-            part.config.vocab_size = rows
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Run with the CPU's random numbers seeded, and put the global state back afterwards."""
-    before = torch.get_rng_state()
-    # torch.manual_seed would seed every accelerator as well, and nothing would put those back.
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(before)
+            part.config.pad_token_id = None if family.causal else 0
+            part.config.use_cache = False
+    std = float(backbone.get_input_embeddings().weight.detach().std())
+    with seeded(seed):
+        replace_table(backbone, n_items + 2, std)
+    return _recommender(family, backbone, n_items, max_length)
 
 
 def _check_sizes(*, hidden: int = 1, heads: int = 1, **counts: int) -> None:

@@ -106,6 +106,8 @@ def _refuse_unusable(model: PreTrainedModel) -> None:
             "the model's weights are quantized, and layers cannot be cut out of packed weights exactly",
             mend="load the checkpoint in float32, float16 or bfloat16, and quantize the student afterwards",
         )
+    if getattr(model.config, "is_heterogeneous", False):
+        raise ModelError("the model's blocks differ in shape (per_layer_config)", mend="use a teacher of equal blocks")
     if any(p.is_meta for p in model.parameters()):
         raise ModelError("the model's weights are not loaded (meta device)", mend="load it without offloading to disk")
 

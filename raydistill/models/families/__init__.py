@@ -9,8 +9,11 @@ from transformers.utils import ModelOutput
 from raydistill.errors import ModelError
 from raydistill.models.families.base import Family, LayerMaps, Size, Stack
 from raydistill.models.families.bert import BERT
+from raydistill.models.families.distilbert import DISTILBERT
+from raydistill.models.families.gemma import GEMMA, GEMMA2, GEMMA3
 from raydistill.models.families.gpt2 import GPT2
-from raydistill.models.families.llama import LLAMA
+from raydistill.models.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
+from raydistill.models.families.roberta import ROBERTA
 from raydistill.models.families.t5 import T5
 
 __all__ = [
@@ -30,9 +33,17 @@ __all__ = [
 
 FAMILIES: dict[str, Family] = {
     "bert": BERT,
+    "roberta": ROBERTA,
+    "distilbert": DISTILBERT,
     "gpt2": GPT2,
     "t5": T5,
     "llama": LLAMA,
+    "mistral": MISTRAL,
+    "qwen2": QWEN2,
+    "qwen3": QWEN3,
+    "gemma": GEMMA,
+    "gemma2": GEMMA2,
+    "gemma3": GEMMA3,
 }
 
 _REFUSED = {

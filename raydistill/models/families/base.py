@@ -84,6 +84,7 @@ class Family:
         causal: Whether its base model attends to the past only.
         recommender_config: From a :class:`Size` and further configuration keys to a configuration.
         dropout_keys: Configuration keys that set a dropout probability.
+        attention: The fastest attention implementation that the family's models run everywhere.
         base_arguments: Constructor arguments of the base class for a recommender.
         constructor_arguments: From a model to the constructor arguments that it was built with and that its
             configuration does not tell.
@@ -106,6 +107,7 @@ class Family:
     causal: bool
     recommender_config: Callable[..., PreTrainedConfig]
     dropout_keys: tuple[str, ...]
+    attention: str = "sdpa"
     base_arguments: Mapping[str, Any] = field(default_factory=dict)
     constructor_arguments: Callable[[PreTrainedModel], dict[str, Any]] = _no_arguments
     position_limit: Callable[[PreTrainedConfig], int | None] = position_limit

@@ -1,0 +1,119 @@
+"""Base models from folders and from the hub, and item tables in place of their token tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import shorten
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, PreTrainedModel
+from transformers.utils import logging
+
+from raydistill.errors import ModelError
+from raydistill.models.families import Family, family_of
+
+
+def load_backbone(
+    name: str, *, dtype: torch.dtype | str, dropout: float | None = None, trust_remote_code: bool = False
+) -> tuple[Family, PreTrainedModel]:
+    """Return the family and the base model of a checkpoint, without task head, read from safetensors only.
+
+    Args:
+        name: A folder, or a model name on the Hugging Face hub.
+        dtype: What the weights become, or ``"auto"`` for the checkpoint's own.
+        dropout: Probability to use instead of the checkpoint's own.
+        trust_remote_code: Passed on to transformers.
+
+    Raises:
+        ModelError: Not found, not reachable, incomplete, or an architecture that is not supported.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        family = family_of(config)
+        for key in family.dropout_keys if dropout is not None else ():
+            setattr(config, key, dropout)
+        with quiet_progress():
+            backbone, report = getattr(transformers, family.base_class).from_pretrained(
+                name,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                **family.base_arguments,
+            )
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"the checkpoint cannot be loaded: {one_line(error)}", where=name, mend=_what_to_bring(name)
+        ) from error
+    if report["missing_keys"]:
+        raise ModelError(
+            f"the checkpoint lacks {len(report['missing_keys'])} weights, such as {min(report['missing_keys'])}",
+            where=name,
+            mend="they would stay random: use a complete checkpoint of this architecture",
+        )
+    return family, backbone
+
+
+def _what_to_bring(name: str) -> str:
+    if Path(name).is_dir():
+        return (
+            "the folder must hold config.json and *.safetensors; load other formats elsewhere and save_pretrained them"
+        )
+    return (
+        f"download config.json and the *.safetensors files from https://huggingface.co/{name} into one folder, on a "
+        "machine with network, and give that folder instead of the name"
+    )
+
+
+def one_line(error: Exception) -> str:
+    """Return the message of an error of transformers, which may fill many lines, cut to one line."""
+    return shorten(str(error), 200, placeholder=" ...")
+
+
+@torch.no_grad()
+def replace_table(backbone: PreTrainedModel, rows: int, std: float) -> None:
+    """Put a random item table in the place of the token table, in every module that shares it.
+
+    Args:
+        backbone: The base model.
+        rows: Rows of the new table; row 0, the padding, is zero.
+        std: Standard deviation of the other rows.
+    """
+    old = backbone.get_input_embeddings().weight
+    table = nn.Parameter(torch.empty(rows, old.shape[1], dtype=old.dtype).normal_(std=std))
+    table[0] = 0
+    for module in backbone.modules():
+        if isinstance(module, nn.Embedding) and module.weight is old:
+            module.weight = table
+            module.num_embeddings = rows
+            module.padding_idx = backbone.config.pad_token_id
+        if isinstance(module, PreTrainedModel):
+            module.config.vocab_size = rows
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Run with the CPU's random numbers seeded, and put the global state back afterwards."""
+    before = torch.get_rng_state()
+    # torch.manual_seed would seed every accelerator as well, and nothing would put those back.
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
+
+
+@contextmanager
+def quiet_progress() -> Iterator[None]:
+    """Run without the progress bars of transformers: a sweep saves and loads hundreds of small models."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
