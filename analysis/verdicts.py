@@ -1,0 +1,137 @@
+"""Rules from intervals and corrected tests to words, never stronger than the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from analysis.stats import ArmComparison
+
+
+class Word(StrEnum):
+    """What can be said of an arm against its reference."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    INFERIOR = "inferior"
+    EQUIVALENT = "equivalent"
+    NON_INFERIOR = "non-inferior"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the data say about one arm against its reference.
+
+    Attributes:
+        arm: The arm.
+        reference: The reference.
+        word: The claim about the method; always "undecided" where only one replicate was trained.
+        models_word: The same rules read as a claim about the trained models; equals `word` for several replicates.
+        sentence: The verdict in one sentence without a full stop, with the numbers behind it.
+        method_claim: Whether `word` is a claim about a method.
+    """
+
+    arm: str
+    reference: str
+    word: Word
+    models_word: Word
+    sentence: str
+    method_claim: bool
+
+
+def judge(comparison: ArmComparison) -> Verdict:
+    """Return the verdict on one comparison.
+
+    In this order, with improvement counted in the metric's own direction and every p-value corrected over its family:
+
+    - better: the interval lies above no difference and the corrected test rejects;
+    - inferior: the same below, and the whole interval is below the margin: worse by more than the margin;
+    - worse: the same below;
+    - equivalent: the two one-sided tests hold inside the margin on both sides;
+    - non-inferior: the one-sided test holds against the margin;
+    - undecided: none of these.
+
+    A single replicate supports no claim about the method, whatever its users say.
+    """
+    models_word = _word(comparison)
+    method_claim = comparison.difference.method_claim
+    word = models_word if method_claim else Word.UNDECIDED
+    if method_claim:
+        sentence = _sentence(comparison, word)
+    else:
+        sentence = (
+            "no claim about the method can be made from one seed; "
+            f"these trained models, over {comparison.difference.n_users:,} users: {_sentence(comparison, models_word)}"
+        )
+    return Verdict(comparison.arm, comparison.reference, word, models_word, sentence, method_claim)
+
+
+def improvement(comparison: ArmComparison) -> tuple[float, float, float]:
+    """Return the improvement over the reference and the ends of its interval, positive where the arm is better.
+
+    As a share of the reference's mean (with that mean's uncertainty) where it has a ratio, otherwise in the metric's
+    unit.
+    """
+    found = comparison.ratio or comparison.difference
+    null = 1.0 if comparison.ratio else 0.0
+    low, middle, high = (end - null for end in (found.low, found.estimate, found.high))
+    return (middle, low, high) if comparison.direction == "max" else (-middle, -high, -low)
+
+
+def _word(comparison: ArmComparison) -> Word:
+    difference, level = comparison.difference, comparison.level
+    low, high = difference.low, difference.high
+    if comparison.direction == "min":
+        low, high = -high, -low
+    rejected = comparison.adjusted_p <= level
+    if rejected and low > 0:
+        return Word.BETTER
+    if rejected and high < 0:
+        beyond = comparison.ratio is not None and improvement(comparison)[2] < -comparison.margin
+        return Word.INFERIOR if beyond else Word.WORSE
+    if comparison.equivalence_p <= level:
+        return Word.EQUIVALENT
+    if comparison.non_inferiority_p <= level:
+        return Word.NON_INFERIOR
+    return Word.UNDECIDED
+
+
+def _sentence(comparison: ArmComparison, word: Word) -> str:
+    numbers = _numbers(comparison)
+    against, margin = comparison.reference, _percent(comparison.margin)
+    inside = comparison.ratio is not None and max(map(abs, improvement(comparison)[1:])) < comparison.margin
+    small = f", by less than the margin of {margin}" if inside else ""
+    return {
+        Word.BETTER: f"better than {against}{small} ({numbers})",
+        Word.WORSE: f"worse than {against}{small} ({numbers})",
+        Word.INFERIOR: f"inferior to {against} by more than {margin} ({numbers})",
+        Word.EQUIVALENT: f"equivalent to {against} within {margin} ({numbers})",
+        Word.NON_INFERIOR: f"not worse than {against} by more than {margin} ({numbers})",
+        Word.UNDECIDED: f"undecided at this budget{_remedy(comparison)} ({numbers})",
+    }[word]
+
+
+def _remedy(comparison: ArmComparison) -> str:
+    """Return what would resolve the effect that was asked about."""
+    power, target = comparison.power, _percent(comparison.resolve)
+    if power is None or not comparison.difference.method_claim:
+        return ""
+    unit = "teacher" if comparison.difference.unit == "teachers" else "seed"
+    if power.more is None:
+        return f"; no number of {unit}s would resolve {target} with these users"
+    if power.more == 0:
+        return f"; a true difference of {target} would probably have been seen"
+    return f"; {power.more:,} more {unit}{'s' if power.more > 1 else ''} would resolve {target}"
+
+
+def _numbers(comparison: ArmComparison) -> str:
+    middle, low, high = improvement(comparison)
+    covered = f"{100 * (1 - comparison.level):g} % interval"
+    if comparison.ratio:
+        return f"{_percent(middle, sign=True)}, {covered} {_percent(low, sign=True)} to {_percent(high, sign=True)}"
+    return f"{middle:+.4g}, {covered} {low:+.4g} to {high:+.4g}"
+
+
+def _percent(share: float, *, sign: bool = False) -> str:
+    return f"{100 * share:+.1f} %" if sign else f"{100 * share:g} %"
