@@ -1,18 +1,36 @@
 """The sweep file: what may be written in it, how it is read, and what names its artifacts."""
 
 from raydistill.config.expand import Arm, arms, n_student_layers, strata
+from raydistill.config.identity import (
+    ARTIFACT_VERSION,
+    cache_identity,
+    data_identity,
+    evidence_identity,
+    identity,
+    sweep_identity,
+    teacher_identity,
+    trial_identity,
+)
 from raydistill.config.load import dump_sweep, load_sweep, plain_sweep
 from raydistill.config.schema import Sweep
 from raydistill.config.tables import Tables
 
 __all__ = [
+    "ARTIFACT_VERSION",
     "Arm",
     "Sweep",
     "Tables",
     "arms",
+    "cache_identity",
+    "data_identity",
     "dump_sweep",
+    "evidence_identity",
+    "identity",
     "load_sweep",
     "n_student_layers",
     "plain_sweep",
     "strata",
+    "sweep_identity",
+    "teacher_identity",
+    "trial_identity",
 ]

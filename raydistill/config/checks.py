@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from raydistill.config.expand import arm_names, keep_ratio_problem, n_student_layers
-from raydistill.config.mistakes import Mistake
-from raydistill.config.schema import COSTS, Analysis, Search
+from raydistill.config.mistakes import NO_SUCH_KEY, Mistake
+from raydistill.config.schema import COSTS, Analysis, Confirm, Search
 from raydistill.config.tables import Tables
 
 LOWER_IS_BETTER = ("log_loss", "calibration_error")
@@ -25,6 +25,8 @@ def between_sections(sections: Mapping[str, Any], tables: Tables) -> Iterator[Mi
             yield from _reference(sections)
     if {"search", "teacher"} <= set(sections) and sections["teacher"].layers is not None:
         yield from _keep_ratios(sections["search"], sections["teacher"].layers)
+    if {"search", "confirm"} <= set(sections):
+        yield from _configurations(sections["search"], sections["confirm"])
     if "task" in sections:
         known = tables.metrics.get(sections["task"], ())
         if "search" in sections:
@@ -66,6 +68,12 @@ def _reference(sections: Mapping[str, Any]) -> Iterator[Mistake]:
         yield Mistake(("analysis", "reference"), "must be an arm of this sweep", reference, arms)
 
 
+def _configurations(search: Search, confirm: Confirm) -> Iterator[Mistake]:
+    if confirm.configurations > search.trials:
+        rule = f"must be at most search.trials, which is {search.trials}"
+        yield Mistake(("confirm", "configurations"), rule, confirm.configurations)
+
+
 def _keep_ratios(search: Search, n_layers: int) -> Iterator[Mistake]:
     path = ("search", "space", "keep_ratio", search.space.keep_ratio.kind)
     chosen: dict[int, float] = {}
@@ -84,7 +92,7 @@ def _objectives(search: Search, known: tuple[str, ...]) -> Iterator[Mistake]:
     path = ("search", "objectives")
     for name, direction in search.objectives.items():
         if name not in COSTS and not is_metric(name, known):
-            yield Mistake((*path, name), "no such objective", allowed=(*known, *COSTS))
+            yield Mistake((*path, name), NO_SUCH_KEY, direction, (*known, *COSTS))
             continue
         right = "min" if name in (*COSTS, *LOWER_IS_BETTER) else "max"
         if direction != right:

@@ -1,4 +1,4 @@
-"""What a sweep consists of: its arms and its strata. Pure functions, so the plan can be printed before anything runs."""
+"""What a sweep consists of: its arms and its strata, before anything runs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def arm_names(selectors: Sequence[Selector], controls: Sequence[str]) -> tuple[s
 def arms(sweep: Sweep) -> list[Arm]:
     """Return the arms of a sweep, selectors first, in the order of the file."""
     selectors = [
-        Arm(entry.arm, "selector", entry.name, entry.params, draws=entry.draws or 1, has_study=True)
+        Arm(entry.arm, "selector", entry.name, entry.params, draws=getattr(entry.params, "draws", 1), has_study=True)
         for entry in sweep.selectors
     ]
     return selectors + [Arm(name, "control", **_CONTROLS[name]) for name in sweep.controls]

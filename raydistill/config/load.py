@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from raydistill.config.mistakes import ABSENT, Mistake, from_pydantic, refuse
 from raydistill.config.overrides import apply_override
 from raydistill.config.space import Section
 from raydistill.config.tables import Tables
-from raydistill.config.tree import Tree, read_tree
+from raydistill.config.tree import Dumper, Tree, read_tree
 from raydistill.errors import ConfigError, UserError
 
 _SPECIAL = ("name", "task", "data", "selectors", "controls", "sections")
@@ -49,7 +50,9 @@ def load_sweep(path: Path | str, overrides: Sequence[str] = (), *, tables: Table
 
 def dump_sweep(sweep: schema.Sweep) -> str:
     """Return a sweep as YAML, every default spelled out; it loads back equal."""
-    return yaml.safe_dump(plain_sweep(sweep), sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
+    return yaml.dump(
+        plain_sweep(sweep), Dumper=Dumper, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True
+    )
 
 
 def plain_sweep(sweep: schema.Sweep) -> dict[str, Any]:
@@ -83,7 +86,7 @@ def _read(path: Path) -> str:
 def _placed(mistakes: Sequence[Mistake], tree: Tree) -> Iterator[Mistake]:
     for mistake in mistakes:
         origin = mistake.origin or tree.origin(mistake.path)
-        yield Mistake(mistake.path, mistake.rule, mistake.given, mistake.allowed, origin)
+        yield dataclasses.replace(mistake, origin=origin)
 
 
 def _sections(tree: Tree, tables: Tables) -> tuple[dict[str, Any], list[Mistake]]:
@@ -108,11 +111,9 @@ def _sections(tree: Tree, tables: Tables) -> tuple[dict[str, Any], list[Mistake]
             value = _validated(field.annotation, tree, (name,), mistakes)
         if value is not None:
             found[name] = value
-    teacher = found.get("teacher")
-    if teacher is not None and teacher.family is not None and teacher.family not in tables.families:
-        mistakes.append(
-            Mistake(("teacher", "family"), "no such model family", teacher.family, tuple(sorted(tables.families)))
-        )
+    family = tree.get(("teacher", "family"))
+    if isinstance(family, str) and family not in tables.families:
+        mistakes.append(Mistake(("teacher", "family"), "no such model family", family, tuple(sorted(tables.families))))
     mistakes += between_sections(found, tables)
     return found, mistakes
 
@@ -151,13 +152,7 @@ def _selectors(tree: Tree, tables: Tables, mistakes: list[Mistake]) -> tuple[sch
         selector = _with_params(
             schema.SelectorKeys, schema.Selector, "name", tables.selectors, tree, path, mistakes, values=values
         )
-        if selector is None:
-            continue
-        drawn = selector.name in tables.drawn
-        if selector.draws is not None and not drawn:
-            rule = f"{selector.name} draws nothing at random; leave draws out"
-            mistakes.append(Mistake((*path, "draws"), rule, selector.draws))
-        result.append(selector.model_copy(update={"draws": selector.draws or 1}) if drawn else selector)
+        result.append(selector)
     return tuple(result) if len(mistakes) == before else None
 
 
@@ -234,7 +229,8 @@ def _validated(
     except ValidationError as error:
         for entry in error.errors(include_url=False):
             keys = [*_keys_at(kind, entry["loc"][:-1]), *(more_keys if len(entry["loc"]) == 1 else ())]
-            mistakes.append(from_pydantic(entry, path, keys))
+            mistake = from_pydantic(entry, path, keys)
+            mistakes.append(dataclasses.replace(mistake, given=tree.get(mistake.path)))
     return None
 
 
@@ -255,11 +251,11 @@ def _model(kind: Any) -> type[BaseModel] | None:
 
 def _resolved(sweep: schema.Sweep) -> schema.Sweep:
     """Return the sweep with the defaults filled in that follow from other sections."""
-    teacher = sweep.teacher.model_copy(
-        update={
-            "lr": sweep.training.lr if sweep.teacher.lr is None else sweep.teacher.lr,
-            "batch_size": sweep.teacher.batch_size or sweep.training.batch_size,
-        }
-    )
+    from_training = ("lr", "batch_size", "weight_decay", "warmup", "schedule")
+    defaults = {key: getattr(sweep.training, key) for key in from_training}
+    if sweep.teacher.family is not None:
+        defaults["dropout"] = 0.1
+    missing = {key: value for key, value in defaults.items() if getattr(sweep.teacher, key) is None}
+    teacher = sweep.teacher.model_copy(update=missing)
     analysis = sweep.analysis.model_copy(update={"reference": sweep.analysis.reference or "uniform"})
     return sweep.model_copy(update={"teacher": teacher, "analysis": analysis})

@@ -60,8 +60,9 @@ class Mistake:
     @property
     def closest(self) -> str | None:
         """The allowed value nearest to what was written: the value, or the key where the key is wrong."""
-        written = self.given if isinstance(self.given, str) and self.rule != NO_SUCH_KEY else self.path[-1:]
-        written = written if isinstance(written, str) else next((str(part) for part in written), "")
+        written = str(self.path[-1]) if self.rule == NO_SUCH_KEY else self.given
+        if not isinstance(written, str):
+            return None
         matches = difflib.get_close_matches(written.lower(), self.allowed, n=1, cutoff=0.6)
         return matches[0] if matches else None
 
@@ -75,7 +76,7 @@ class Mistake:
             entries.append(("allowed", ", ".join(self.allowed)))
         if self.closest:
             entries.append(("closest", self.closest))
-        lines = [dotted(self.path) or "the whole file"]
+        lines = [dotted(self.path) or ("the override" if str(self.origin).startswith("--set") else "the whole file")]
         for label, text in entries:
             first, *rest = _wrap(text, _WIDTH - 13)
             lines.append(f"  {label + ':':<9}{first}")
@@ -117,7 +118,6 @@ def from_pydantic(error: dict[str, Any], path: tuple[str | int, ...], keys: Sequ
     """
     kind, context = error["type"], error.get("ctx", {})
     where = (*path, *error["loc"], *context.get("at", ()))
-    given = ABSENT if kind == "missing" or context.get("at") else error["input"]
     allowed: tuple[str, ...] = ()
     if kind == "extra_forbidden":
         allowed = tuple(sorted(keys))
@@ -128,7 +128,7 @@ def from_pydantic(error: dict[str, Any], path: tuple[str | int, ...], keys: Sequ
     rule = _RULES[kind].format(**context) if kind in _RULES else context.get("rule", error["msg"])
     if kind == "value_error":
         rule = str(context["error"])
-    return Mistake(where, rule, given, allowed)
+    return Mistake(where, rule, allowed=allowed)
 
 
 _RULES = {

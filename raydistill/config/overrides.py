@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from raydistill.config.mistakes import Mistake, Origin, dotted
@@ -35,9 +36,14 @@ def apply_override(tree: Tree, override: str) -> None:
     else:
         step = _step(around, parts[-1])
         if step is not None:
-            tree.place((*path, step), read_tree(text, origin.source, lines=False))
+            path = (*path, step)
+            value = read_tree(text, origin.source, lines=False)
+            if value.mistakes:
+                tree.mistakes += [dataclasses.replace(entry.below(path), origin=origin) for entry in value.mistakes]
+            else:
+                tree.place(path, value)
             return
-    tree.mistakes.append(Mistake(path, _no_step(around, parts[len(path)], path), around, origin=origin))
+    tree.mistakes.append(Mistake(path, _no_step(around, parts[len(path)], path), origin=origin))
 
 
 def _step(around: Any, part: str) -> str | int | None:

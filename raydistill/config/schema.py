@@ -36,13 +36,29 @@ OpenShare = Annotated[float, Field(gt=0, lt=1)]
 
 
 class DataKeys(Section):
-    """Keys of ``data`` that every source has; the source's own parameters stand beside them."""
+    """Keys of ``data`` that every source has; the source's own parameters stand beside them.
+
+    Attributes:
+        min_interactions: Users and items with fewer are dropped, again and again; 0 drops none.
+        max_length: Longest history that a model sees.
+        duplicates: Which of several interactions of one user with one item stays.
+        min_rating: Smallest rating that counts as an interaction; null counts all.
+        time_cuts: Shares of the interactions at which ``global_time`` ends training and validation.
+    """
 
     source: str
     split: SPLITS = "leave_one_out"
-    min_interactions: Count = 5
+    min_interactions: Whole = 5
     max_length: Annotated[int, Field(ge=2)] = 50
-    duplicates: Literal["keep", "first", "last"] = "keep"
+    duplicates: Literal["first", "last", "keep"] = "first"
+    min_rating: float | None = None
+    time_cuts: Annotated[tuple[OpenShare, ...], Field(min_length=2, max_length=2)] = (0.8, 0.9)
+
+    @model_validator(mode="after")
+    def _ascending_cuts(self) -> DataKeys:
+        if self.time_cuts[0] >= self.time_cuts[1]:
+            raise broken("the first cut must be before the second", at=("time_cuts",))
+        return self
 
 
 class Data(DataKeys):
@@ -56,7 +72,8 @@ class Teacher(Section):
 
     Attributes:
         epochs: Most epochs that it is trained; 0 takes a pretrained one as it is.
-        lr, batch_size: Those of ``training`` where not given.
+        lr, batch_size, weight_decay, warmup, schedule: Those of ``training`` where not given.
+        dropout: 0.1 where the teacher is built from a family; null is what a pretrained one has.
         patience: Epochs without a better validation NDCG@10 before training stops; null trains all of them.
         intermediate: Width of the feed-forward part; null is four times ``hidden``.
     """
@@ -67,14 +84,14 @@ class Teacher(Section):
     hidden: Count | None = None
     heads: Count | None = None
     intermediate: Count | None = None
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     epochs: Whole
     seed: Whole = 0
     lr: Positive | None = None
     batch_size: Count | None = None
-    weight_decay: NonNegative = 0.01
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    schedule: SCHEDULES = "cosine"
+    weight_decay: NonNegative | None = None
+    warmup: Annotated[float, Field(ge=0, lt=1)] | None = None
+    schedule: SCHEDULES | None = None
     patience: Count | None = 5
 
     @model_validator(mode="after")
@@ -107,12 +124,10 @@ class SelectorKeys(Section):
     Attributes:
         name: Its name in the table of selectors.
         label: Name of the arm; the selector's name where not given.
-        draws: Layer sets drawn for the arm; given only where the selector draws at random.
     """
 
     name: str
     label: Name | None = None
-    draws: Count | None = None
 
 
 class Selector(SelectorKeys):

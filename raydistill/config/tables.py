@@ -14,11 +14,11 @@ class Tables:
 
     Attributes:
         sources: Data sources; their parameters stand in ``data`` beside the common keys.
-        selectors: Selectors; their parameters stand in the entry beside ``name``, ``label`` and ``draws``.
+        selectors: Selectors; their parameters stand in the entry beside ``name`` and ``label``. A selector
+            that draws its layers at random has a parameter ``draws``, how many layer sets confirm trains.
         families: Model families that a teacher can be built from.
         tasks: Tasks.
         sections: Of a task, a dataclass whose fields are sections that only this task has.
-        drawn: Selectors that draw their layers at random, and so may have ``draws``.
         metrics: Of a task, its metrics; ``@K`` stands for every cutoff.
     """
 
@@ -27,7 +27,6 @@ class Tables:
     families: Sequence[str]
     tasks: Sequence[str]
     sections: Mapping[str, type] = field(default_factory=dict)
-    drawn: Sequence[str] = ("random",)
     metrics: Mapping[str, Sequence[str]] = field(
         default_factory=lambda: {
             "next_item": (*_RANKING, "auc"),

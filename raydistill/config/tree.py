@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,19 +23,39 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict = {}  # noqa: RUF012 - the base class's name; its YAML 1.1 rules are dropped
 
     def compose_node(self, parent, index):
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.composer.ComposerError(
-                None, None, f"'*{event.anchor}' refers to another place; write the value out", event.start_mark
-            )
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            raise _refused(event, f"'*{event.anchor}' refers to another place; write the value out")
+        if isinstance(event, yaml.NodeEvent) and event.anchor is not None:
+            raise _refused(event, f"'&{event.anchor}' names a place; only plain values are read")
+        if getattr(event, "tag", None) not in (None, "!"):
+            raise _refused(event, f"the tag '{event.tag}' is not read; only plain values are")
         return super().compose_node(parent, index)
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(~|null|Null|NULL|)\Z"), None)
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)\Z"), None)
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?[0-9]+\Z"), None)
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_NUMBER.pattern + r"\Z"), None)
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"([-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z"), None)
+class _RefusedError(yaml.MarkedYAMLError):
+    """YAML, but of a kind that a sweep file has no use for."""
+
+
+def _refused(event: yaml.NodeEvent, problem: str) -> _RefusedError:
+    return _RefusedError(problem=problem, problem_mark=event.start_mark)
+
+
+class Dumper(yaml.SafeDumper):
+    """Writes text so that it is read back as text by the rules of this module."""
+
+    yaml_implicit_resolvers: dict = {}  # noqa: RUF012 - as above
+
+
+_RULES = {
+    "null": r"(~|null|Null|NULL|)\Z",
+    "bool": r"(true|True|TRUE|false|False|FALSE)\Z",
+    "int": r"[-+]?[0-9]+\Z",
+    "float": _NUMBER.pattern + r"\Z|([-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z",
+}
+for _name, _rule in _RULES.items():
+    for _class in (_Loader, Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(_rule), None)
 
 _SCALARS = {
     "tag:yaml.org,2002:null": lambda text: None,
@@ -76,14 +97,10 @@ class Tree:
         return value
 
     def place(self, path: Path, tree: Tree) -> None:
-        """Put the root of another tree at ``path``, whose parent exists; old origins below it are forgotten."""
+        """Put the root of another tree at ``path``, below a parent that exists; what was there is forgotten."""
         self.origins = {known: origin for known, origin in self.origins.items() if known[: len(path)] != path}
         self.origins.update({path + below: origin for below, origin in tree.origins.items()})
-        self.mistakes += [mistake.below(path) for mistake in tree.mistakes]
-        if path:
-            self.get(path[:-1])[path[-1]] = tree.value
-        else:
-            self.value = tree.value
+        self.get(path[:-1])[path[-1]] = tree.value
 
 
 def read_tree(text: str, source: str, *, lines: bool = True) -> Tree:
@@ -94,19 +111,19 @@ def read_tree(text: str, source: str, *, lines: bool = True) -> Tree:
         source: File name, or the whole override, for messages.
         lines: Whether line numbers in the text mean something to its writer.
     """
-    tree = Tree()
-    loader = _Loader(text)
+    tree = Tree(origins={(): Origin(source, 1 if lines else None)})
     try:
-        node = loader.get_single_node()
+        node = _Loader(text).get_single_node()
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark is not None and lines else None
-        problem = getattr(error, "problem", None) or str(error)
-        tree.origins[()] = Origin(source, line)
-        tree.mistakes.append(Mistake((), f"this is not YAML: {problem}"))
+        tree.origins[()] = Origin(source, _line(error, text) if lines else None)
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+        tree.mistakes.append(
+            Mistake((), problem if isinstance(error, _RefusedError) else f"this is not YAML: {problem}")
+        )
         return tree
-    finally:
-        loader.dispose()
+    except RecursionError:
+        tree.mistakes.append(Mistake((), "lists and mappings are nested too deeply"))
+        return tree
 
     def build(node: yaml.Node | None, path: Path, line: int) -> Any:
         tree.origins[path] = Origin(source, line if lines else None)
@@ -116,13 +133,19 @@ def read_tree(text: str, source: str, *, lines: bool = True) -> Tree:
             return {key: build(child, (*path, key), at) for key, child, at in _entries(node, path, tree)}
         if isinstance(node, yaml.SequenceNode):
             return [build(child, (*path, index), child.start_mark.line + 1) for index, child in enumerate(node.value)]
-        if node.tag not in _SCALARS:
-            tree.mistakes.append(Mistake(path, f"the tag {node.tag} is not read; write a plain value", node.value))
+        try:
+            return _SCALARS[node.tag](node.value)
+        except ValueError:  # Python reads whole numbers of up to 4300 digits
+            tree.mistakes.append(Mistake(path, "a number this long cannot be read", node.value))
             return None
-        return _SCALARS[node.tag](node.value)
 
     tree.value = build(node, (), 1)
     return tree
+
+
+def _line(error: yaml.YAMLError, text: str) -> int:
+    mark = getattr(error, "problem_mark", None)
+    return mark.line + 1 if mark is not None else text.count("\n", 0, getattr(error, "position", 0) or 0) + 1
 
 
 def _entries(node: yaml.MappingNode, path: Path, tree: Tree) -> Iterator[tuple[str, yaml.Node, int]]:
@@ -135,9 +158,9 @@ def _entries(node: yaml.MappingNode, path: Path, tree: Tree) -> Iterator[tuple[s
         key = key_node.value
         if key in first:
             rule = f"the key is given twice, first in line {first[key]}; keep one"
-            tree.mistakes.append(
-                Mistake((*path, key), rule, child.value, origin=Origin(tree.origins[path].source, line))
-            )
+            given = child.value if isinstance(child, yaml.ScalarNode) else ABSENT
+            origin = dataclasses.replace(tree.origins[path], line=line if tree.origins[path].line else None)
+            tree.mistakes.append(Mistake((*path, key), rule, given, origin=origin))
             continue
         first[key] = line
         yield key, child, line
