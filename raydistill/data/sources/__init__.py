@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from raydistill.data.interactions import RawData
-from raydistill.data.sources import interactions, sequences
+from raydistill.data.sources import amazon_reviews, interactions, movielens, sequences, synthetic
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,9 @@ class Source:
 
 
 SOURCES: dict[str, Source] = {
+    "synthetic": Source(synthetic.Params, synthetic.load),
+    "movielens": Source(movielens.Params, movielens.load),
+    "amazon_reviews": Source(amazon_reviews.Params, amazon_reviews.load),
     "sequences": Source(sequences.Params, sequences.load),
     "interactions": Source(interactions.Params, interactions.load),
 }
