@@ -50,9 +50,7 @@ def load_sweep(path: Path | str, overrides: Sequence[str] = (), *, tables: Table
 
 def dump_sweep(sweep: schema.Sweep) -> str:
     """Return a sweep as YAML, every default spelled out; it loads back equal."""
-    return yaml.dump(
-        plain_sweep(sweep), Dumper=Dumper, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True
-    )
+    return yaml.dump(plain_sweep(sweep), Dumper=Dumper, sort_keys=False, default_flow_style=None, width=100)
 
 
 def plain_sweep(sweep: schema.Sweep) -> dict[str, Any]:

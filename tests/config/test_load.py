@@ -172,7 +172,7 @@ def test_dump_loads_back_equal_and_spells_out_every_default(load, tmp_path, over
     )
 )
 def test_what_is_written_is_read_back(value):
-    text = yaml.dump(value, Dumper=Dumper, default_flow_style=None, allow_unicode=True)
+    text = yaml.dump(value, Dumper=Dumper, default_flow_style=None)
     tree = read_tree(text, "here")
     assert (tree.value, tree.mistakes) == (value, [])
 

@@ -55,6 +55,7 @@ analysis: {margin: 0.02}
     found = refused(load, text=text)
     assert list(found) == [
         "name",
+        "confirm",  # a key that is missing belongs to the whole file, so to its first line
         "task",
         "data.split",
         "data.variant",
@@ -69,12 +70,11 @@ analysis: {margin: 0.02}
         "training.batch_size",
         "training.lr",
         "search.trials",
-        "confirm",
         "search.space.temperature.log_uniform",
         "search.space.keep_ratio.choice",
         "search.space.alpha_dst",
         "confrm",
-    ] or set(found) >= {"name", "confirm"}
+    ]
 
 
 WHOLE = """\
@@ -140,7 +140,11 @@ def test_the_whole_message(load, minimal, tmp_path):
         ("selectors.0={name: score, draws: 3}", "selectors.0.draws", "no such key"),
         ("selectors.0={name: score, label: a/b}", "selectors.0.label", "must start with a letter or digit"),
         ("selectors.0={name: mix, weights: {a: 0}}", "selectors.0", "one weight must be above zero"),
-        ("selectors=[score, score]", "selectors.1", "another arm is called 'score'; give this one a label of its own"),
+        (
+            "selectors=[uniform, score, score]",
+            "selectors.2",
+            "another arm is called 'score'; give this one a label of its own",
+        ),
         ("selectors.0={name: score, label: teacher}", "selectors.0.label", "a control has this name"),
         ("controls=[teacher, teacher]", "controls.1", "every control is named once"),
         ("controls=teacher", "controls", "must be a list"),
@@ -309,7 +313,9 @@ def test_duplicate_keys_are_refused_with_both_lines(load, minimal):
 
 
 def test_a_number_too_long_for_python(load):
-    assert "too long" in str(refused(load, "search.trials=" + "9" * 5000)) or True
+    found = refused(load, "search.trials=" + "9" * 5000)
+    assert found["search.trials"]["rule"] == "a number this long cannot be read"
+    assert len(found["search.trials"]["given"]) == 70
 
 
 def test_not_utf8_and_a_folder(tmp_path, tables):
