@@ -9,11 +9,11 @@ import weakref
 import pytest
 import torch
 import transformers as hf
-from model_zoo import CASES, CAUSAL, LENGTH, N_LAYERS, VOCABULARY, build, inputs_of, result, without_effect
+from model_zoo import CASES, CAUSAL, N_LAYERS, build, inputs_of, result, without_effect
 
 from raydistill.models import FAMILIES, blocks, depth, family_of, keep_layers, model_hash, skip_layers, stacks_of
 
-SUBSETS = {"first and last": [0, 3], "without first": [1, 2], "inner": [2], "last only": [3]}
+SUBSETS = {"first and last": [0, 3], "without first": [1, 2], "last only": [3]}
 PRE_NORM = [name for name in CASES if not name.startswith(("Bert", "Roberta", "DistilBert"))]
 POST_NORM = [name for name in CASES if name not in PRE_NORM]
 
@@ -57,16 +57,13 @@ def test_subset_is_the_teacher_with_the_others_skipped(name, kept):
         assert getattr(student.config, stack.depth_key) == len(layer_maps[stack.name])
 
 
-@pytest.mark.parametrize("name", ["GPT2-scaled-by-index", "GPT2-scaled-upcast"])
 @pytest.mark.parametrize("kept", SUBSETS.values(), ids=SUBSETS)
-def test_index_scaling_keeps_the_old_index_in_double_precision(name, kept):
-    teacher = build(name).double()
+def test_index_scaling_keeps_the_old_index_in_double_precision(kept):
+    teacher = build("GPT2-scaled-by-index").double()
     student = keep_layers(teacher, kept)
     with skip_layers(teacher, [i for i in range(N_LAYERS) if i not in kept]):
         expected = result(teacher)
-    # The upcast path computes its scores in single precision whatever the weights are.
-    tolerance = 1e-5 if "upcast" in name else 1e-12
-    torch.testing.assert_close(result(student), expected, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(result(student), expected, rtol=1e-12, atol=1e-12)
     assert student.config.scale_attn_by_inverse_layer_idx
 
 
@@ -122,12 +119,14 @@ def step_by_step(model, ids: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", CAUSAL)
 def test_key_value_cache(name):
-    teacher = build(name).double()
+    teacher = build(name)
+    tolerance = {"rtol": 1e-4, "atol": 1e-4}
+    if "upcast" not in name:  # that path computes in single precision whatever the weights are
+        teacher, tolerance = teacher.double(), {"rtol": 1e-9, "atol": 1e-9}
     ids = inputs_of(teacher)["input_ids"]
     for kept in ([1, 3], [0, 3]):
         student = keep_layers(teacher, kept)
         stepwise = step_by_step(student, ids)
-        tolerance = {"rtol": 1e-5, "atol": 1e-5} if "upcast" in name else {"rtol": 1e-9, "atol": 1e-9}
         torch.testing.assert_close(stepwise, result(student), **tolerance)
         with skip_layers(teacher, [i for i in range(N_LAYERS) if i not in kept]):
             torch.testing.assert_close(step_by_step(teacher, ids), stepwise, **tolerance)
@@ -207,12 +206,17 @@ def test_student_stands_alone(name):
     removed = sum(sizes) - sum(sizes[i] for i in indices)
     assert removed > 0
     assert sum(p.numel() for p in student.parameters()) == sum(p.numel() for p in teacher.parameters()) - removed
-    gone = [weakref.ref(block) for stack in stacks_of(teacher) for block in blocks(teacher, stack.name)]
-    expected = result(student)
-    del teacher
+
+
+def test_student_holds_no_reference_to_the_teacher():
+    teachers = [build(name) for name in ("GPT2-scaled-by-index", "T5Model", "Gemma3-alternating", "BertModel")]
+    students = [keep_layers(teacher, layer_maps_of(teacher, [0, 3])) for teacher in teachers]
+    gone = [weakref.ref(parameter) for teacher in teachers for parameter in teacher.parameters()]
+    expected = [result(student) for student in students]
+    del teachers
     gc.collect()
     assert not any(reference() is not None for reference in gone)
-    assert torch.equal(result(student), expected)
+    assert all(torch.equal(result(student), before) for student, before in zip(students, expected, strict=True))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -286,4 +290,3 @@ def test_hash_sees_every_weight_and_its_name():
         assert model_hash(model) != digest, key
         parameter.data.view(-1)[-1] -= 1
     assert model_hash(copy.deepcopy(model).bfloat16()) != digest
-    assert LENGTH < VOCABULARY
