@@ -20,7 +20,7 @@ _NOT_DATA = ("max_length",)
 _SCHEDULE = ("epochs", "patience", "batch_size", "lr", "weight_decay", "warmup", "schedule")
 
 
-def identity(kind: str, content: Mapping[str, Any]) -> str:
+def artifact_identity(kind: str, content: Mapping[str, Any]) -> str:
     """Return the name of an artifact, 16 hex digits.
 
     Args:
@@ -32,13 +32,13 @@ def identity(kind: str, content: Mapping[str, Any]) -> str:
 
 def sweep_identity(sweep: Sweep) -> str:
     """Return the name of a sweep: everything but ``execution``."""
-    return identity("sweep", {key: value for key, value in plain_sweep(sweep).items() if key != "execution"})
+    return artifact_identity("sweep", {key: value for key, value in plain_sweep(sweep).items() if key != "execution"})
 
 
 def data_identity(sweep: Sweep) -> str:
     """Return the name of the prepared data: source, its parameters, split and rules."""
     data = plain_sweep(sweep)["data"]
-    return identity("data", {key: value for key, value in data.items() if key not in _NOT_DATA})
+    return artifact_identity("data", {key: value for key, value in data.items() if key not in _NOT_DATA})
 
 
 def teacher_identity(sweep: Sweep, data_hash: str, seed: int) -> str:
@@ -57,7 +57,7 @@ def teacher_identity(sweep: Sweep, data_hash: str, seed: int) -> str:
         # The teacher has epochs, learning rate and the like of its own.
         "training": {key: value for key, value in plain["training"].items() if key not in _SCHEDULE},
     }
-    return identity("teacher", content)
+    return artifact_identity("teacher", content)
 
 
 def evidence_identity(sweep: Sweep, teacher: str) -> str:
@@ -74,7 +74,7 @@ def evidence_identity(sweep: Sweep, teacher: str) -> str:
         "selectors": plain["selectors"],
         "keep_ratio": plain["search"]["space"]["keep_ratio"],
     }
-    return identity("evidence", content)
+    return artifact_identity("evidence", content)
 
 
 def cache_identity(sweep: Sweep, teacher: str) -> str:
@@ -84,7 +84,7 @@ def cache_identity(sweep: Sweep, teacher: str) -> str:
         sweep: The sweep; nothing of it matters that is not in the teacher's identity already.
         teacher: Identity of the teacher.
     """
-    return identity("cache", {"teacher": teacher, "task": sweep.task})
+    return artifact_identity("cache", {"teacher": teacher, "task": sweep.task})
 
 
 def trial_identity(sweep: Sweep, content: Mapping[str, Any]) -> str:
@@ -98,7 +98,7 @@ def trial_identity(sweep: Sweep, content: Mapping[str, Any]) -> str:
     """
     plain = plain_sweep(sweep)
     shared = _task(sweep, plain) | {"training": plain["training"], "distillation": plain["distillation"]}
-    return identity("trial", shared | {"trial": dict(content)})
+    return artifact_identity("trial", shared | {"trial": dict(content)})
 
 
 def _task(sweep: Sweep, plain: Mapping[str, Any]) -> dict[str, Any]:

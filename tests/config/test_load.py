@@ -98,7 +98,8 @@ def test_every_value_knows_its_line():
 
 def test_selector_entries_take_labels_and_parameters(load):
     sweep = load(
-        "selectors=[score, {name: score, label: mine, labels: data}, {name: mix, weights: {a: 1}}, {name: random, draws: 3}]",
+        "selectors=[score, {name: score, label: mine, labels: data}, {name: mix, weights: {a: 1}}, random]",
+        "selectors.3={name: random, draws: 3}",
         "analysis.reference=mine",
     )
     assert [entry.arm for entry in sweep.selectors] == ["score", "mine", "mix", "random"]
