@@ -114,6 +114,8 @@ def squared_norms(
     gradients: Sequence[Tensor | None],
     losses: Float[Tensor, " examples"],
     n_layers: int,
+    *,
+    products: bool = False,
 ) -> tuple[Float[Tensor, "examples layers"], Float[Tensor, "examples layers"]]:
     """Return, for each example and block, the squared norm of the gradient and its inner product with the parameters.
 
@@ -122,12 +124,13 @@ def squared_norms(
         gradients: Gradient of the sum of the losses with respect to each call's output; None where it has none.
         losses: One for each example; its graph is needed only where ``recording.rest`` has parameters.
         n_layers: Number of blocks.
+        products: Whether to compute the inner products, which are zeros otherwise.
 
     Returns:
         Both in float64.
     """
     squares = torch.zeros(len(losses), n_layers, dtype=torch.float64, device=losses.device)
-    products = torch.zeros_like(squares)
+    inner = torch.zeros_like(squares)
     calls: dict[int, list[tuple[Call, Tensor]]] = {}
     for call, gradient in zip(recording.calls, gradients, strict=True):
         if gradient is not None:
@@ -135,60 +138,60 @@ def squared_norms(
     with torch.no_grad():
         for of_module in calls.values():
             layer, module = of_module[0][0].layer, of_module[0][0].module
-            square, product = _of_module(module, of_module)
+            square, product = _of_module(module, of_module, products)
             squares[:, layer] += square.double()
-            products[:, layer] += product.double()
+            inner[:, layer] += product
     if recording.rest:
-        _add_one_by_one(recording.rest, losses, squares, products)
-    return squares, products
+        _add_one_by_one(recording.rest, losses, squares, inner)
+    return squares, inner
 
 
-def _add_one_by_one(rest: list[tuple[int, nn.Parameter]], losses: Tensor, squares: Tensor, products: Tensor) -> None:
+def _add_one_by_one(rest: list[tuple[int, nn.Parameter]], losses: Tensor, squares: Tensor, inner: Tensor) -> None:
     parameters = [parameter for _, parameter in rest]
     for row, loss in enumerate(losses):
         gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
         for (layer, parameter), gradient in zip(rest, gradients, strict=True):
             if gradient is not None:
                 squares[row, layer] += gradient.square().sum()
-                products[row, layer] += (gradient * parameter.detach()).sum()
+                inner[row, layer] += (gradient * parameter.detach()).sum()
 
 
-def _of_module(module: nn.Module, calls: list[tuple[Call, Tensor]]) -> tuple[Tensor, Tensor]:
+def _of_module(module: nn.Module, calls: list[tuple[Call, Tensor]], products: bool) -> tuple[Tensor, Tensor | float]:
     """Return squared norm and inner product of the per-example gradients of one module, over all its calls."""
     if isinstance(module, (nn.Linear, Conv1D)):
-        inputs = torch.cat([_flat(call.input) for call, _ in calls], dim=1)
-        outputs = torch.cat([_flat(gradient) for _, gradient in calls], dim=1)
+        square = _linear([call.input for call, _ in calls], [gradient for _, gradient in calls], module.bias is not None)
         # For a linear map the inner product of gradient and parameters is that of output and its gradient.
-        return _linear(inputs, outputs, module.bias is not None), _inner(calls)
+        return square, sum(_dot(call.output, gradient) for call, gradient in calls) if products else 0.0
     by_name: dict[str, Tensor] = {}
     for call, gradient in calls:
         for name, value in _gradients(module, call, gradient).items():
             by_name[name] = by_name[name] + value if name in by_name else value
     square = sum(value.flatten(1).square().sum(dim=1) for value in by_name.values())
+    if not products:
+        return square, 0.0
     parameters = dict(module.named_parameters(recurse=False))
-    product = sum((value * parameters[name]).flatten(1).sum(dim=1) for name, value in by_name.items())
-    return square, product
+    return square, sum(_dot(value, parameters[name].expand_as(value)) for name, value in by_name.items())
 
 
-def _linear(inputs: Float[Tensor, "n seq in"], outputs: Float[Tensor, "n seq out"], bias: bool) -> Float[Tensor, " n"]:
-    n_rows, length, n_in = inputs.shape
-    n_out = outputs.shape[2]
+def _linear(
+    inputs: list[Float[Tensor, "n ... in"]], outputs: list[Float[Tensor, "n ... out"]], bias: bool
+) -> Float[Tensor, " n"]:
+    """Return the squared norms of one linear map, whose calls are laid end to end along the sequence."""
+    a, d = _joined(inputs), _joined(outputs)
+    n_rows, length, n_in = a.shape
+    n_out = d.shape[2]
     if length * (n_in + n_out) <= n_in * n_out:
-        gram = inputs @ inputs.transpose(1, 2)
+        gram = a @ a.transpose(1, 2)
         if bias:
             gram += 1
-        return (gram * (outputs @ outputs.transpose(1, 2))).sum(dim=(1, 2))
+        return _dot(gram, d @ d.transpose(1, 2))
     step = max(1, SCRATCH // (n_in * n_out))
-    pieces = [
-        (outputs[i : i + step].transpose(1, 2) @ inputs[i : i + step]).square().sum(dim=(1, 2))
-        for i in range(0, n_rows, step)
-    ]
+    pieces = []
+    for i in range(0, n_rows, step):
+        weight = d[i : i + step].transpose(1, 2) @ a[i : i + step]
+        pieces.append(_dot(weight, weight))
     squares = torch.cat(pieces)
-    return squares + outputs.sum(dim=1).square().sum(dim=1) if bias else squares
-
-
-def _inner(calls: list[tuple[Call, Tensor]]) -> Float[Tensor, " n"]:
-    return sum((call.output * gradient).flatten(1).sum(dim=1) for call, gradient in calls)
+    return squares + d.sum(dim=1).square().sum(dim=1) if bias else squares
 
 
 def _gradients(module: nn.Module, call: Call, gradient: Tensor) -> dict[str, Float[Tensor, "n *parameter"]]:
@@ -216,6 +219,16 @@ def _relative_positions(
     n_rows, n_heads = gradient.shape[:2]
     sums = gradient.new_zeros(n_rows, n_heads, n_buckets)
     return sums.index_add_(2, buckets.flatten(), gradient.flatten(2)).transpose(1, 2)
+
+
+def _joined(tensors: list[Float[Tensor, "n ... dim"]]) -> Float[Tensor, "n rest dim"]:
+    flat = [_flat(tensor) for tensor in tensors]
+    return flat[0] if len(flat) == 1 else torch.cat(flat, dim=1)
+
+
+def _dot(one: Float[Tensor, "n ..."], other: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
+    """Return the inner product of each row, as one product of matrices: nothing of the rows' size is written."""
+    return (one.flatten(1).unsqueeze(1) @ other.flatten(1).unsqueeze(2)).flatten()
 
 
 def _flat(tensor: Float[Tensor, "n ... dim"]) -> Float[Tensor, "n rest dim"]:
