@@ -55,7 +55,7 @@ class Params:
     Attributes:
         n_users: Number of users.
         n_items: Number of items of the catalogue.
-        min_length, max_length: The number of items of a user is uniform between the two, both included.
+        shortest, longest: The number of items of a user is uniform between the two, both included.
         n_genres: Number of genres, 2 to 12.
         hops: Largest depth of an item; depths are uniform from 1 to it.
         max_stride: Farthest that one hop goes back, in places.
@@ -69,8 +69,8 @@ class Params:
 
     n_users: int = 1500
     n_items: int = 300
-    min_length: int = 20
-    max_length: int = 30
+    shortest: int = 20
+    longest: int = 30
     n_genres: int = 6
     hops: int = 3
     max_stride: int = 3
@@ -109,10 +109,10 @@ class World:
 
     Attributes:
         catalogue: The items.
-        items: Int64 ``[n_users, max_length]``, item indices in time order, -1 after a user's end.
+        items: Int64 ``[n_users, longest]``, item indices in time order, -1 after a user's end.
         lengths: Int64 ``[n_users]``.
         favourite: Int64 ``[n_users]``, the theme that a user prefers.
-        by_rule: Bool ``[n_users, max_length]``, whether the item's genre is the rule's (False where noise drew it).
+        by_rule: Bool ``[n_users, longest]``, whether the item's genre is the rule's (False where noise drew it).
         last_probability: Float64 ``[n_users, n_items]``, the probability of each item at the user's last position,
             given the history and the favourite theme: the ranking by it is the best that any model can reach.
     """
@@ -155,10 +155,10 @@ def check(params: Params) -> None:
     Raises:
         DataError: With the key, the value and the range.
     """
-    largest = max(params.n_genres, 1) * params.max_length
+    largest = max(params.n_genres, 1) * params.longest
     ranges = {
         "n_users": (1, 10**8),
-        "min_length": (3, params.max_length),
+        "shortest": (3, params.longest),
         "n_genres": (2, len(GENRES)),
         "n_items": (largest, WORDS),
         "hops": (1, 16),
@@ -177,7 +177,7 @@ def check(params: Params) -> None:
                 f"the synthetic source cannot use {key} = {value}",
                 where=f"data.{key}",
                 mend=f"give {key} a value from {low} to {high}"
-                + (" (n_genres x max_length, so that no genre runs out)" if key == "n_items" else ""),
+                + (" (n_genres x longest, so that no genre runs out)" if key == "n_items" else ""),
             )
 
 
@@ -190,15 +190,15 @@ def generate(params: Params) -> World:
     catalogue = make_catalogue(params)
     draws = stream(params.seed, "synthetic-users")
     users = np.arange(params.n_users)
-    lengths = draws.integers(params.min_length, params.max_length + 1, params.n_users)
+    lengths = draws.integers(params.shortest, params.longest + 1, params.n_users)
     favourite = draws.integers(len(THEMES), size=params.n_users)
     taste = np.where(catalogue.theme == favourite[:, None], np.exp(params.taste), 1.0)
     has_previous = catalogue.previous_part >= 0
-    items = np.full((params.n_users, params.max_length), -1)
+    items = np.full((params.n_users, params.longest), -1)
     by_rule = np.zeros(items.shape, dtype=bool)
     seen = np.zeros((params.n_users, params.n_items), dtype=bool)
     last_probability = np.zeros(seen.shape)
-    for position in range(params.max_length):
+    for position in range(params.longest):
         begun = seen[:, catalogue.previous_part]
         order = np.where(has_previous, np.where(begun, params.series, 1 / params.series), 1.0)
         weight = catalogue.popularity * taste * order * ~seen
