@@ -17,8 +17,9 @@ SAMPLING_SECONDS = 0.005
 class Meter:
     """Adds up the seconds of each part, and keeps its peak memory.
 
-    Peak memory is how far the part went above what was in use when the meter started: on an accelerator as the allocator counts
-    it, on the CPU as resident memory of the process, read every 5 ms, so that a part of a few milliseconds may show too little.
+    Peak memory is how far the part went above what was in use when the meter started: on an accelerator as the
+    allocator counts it, on the CPU as resident memory of the process, read every 5 ms, so that a part of a few
+    milliseconds may show too little.
 
     Args:
         device: Where the computation runs.

@@ -1,15 +1,15 @@
 """Squared norms of per-example gradients, block by block, without ever holding one gradient for each example.
 
-The gradient of a module's parameters is a function of what went in and of the gradient of what came out. Both are kept for a
-chunk of examples; no example talks to another in eval mode, so a row of the output's gradient is that example's own.
-For a linear map ``y = W a + b`` with inputs A ``[seq, in]`` and output gradients D ``[seq, out]`` of one example
+The gradient of a module's parameters is a function of what went in and of the gradient of what came out. Both are kept
+for a chunk of examples; no example talks to another in eval mode, so a row of the output's gradient is that example's
+own. For a linear map ``y = W a + b`` with inputs A ``[seq, in]`` and output gradients D ``[seq, out]`` of one example
 
     || D^T A ||^2 = sum_{s,t} (A A^T)_st (D D^T)_st        (Gram form; adding 1 to A A^T adds the bias)
 
 and either side is used, whichever takes fewer multiplications (Goodfellow 2015, "Efficient per-example gradient
-computations"; Li et al. 2022, "Large language models can be strong differentially private learners"). LayerNorm has its closed
-form, T5's relative positions are a sum over buckets, every other module of its own parameters goes through torch.func, and what
-cannot be told apart by rows is done by one backward for each example.
+computations"; Li et al. 2022, "Large language models can be strong differentially private learners"). LayerNorm has its
+closed form, T5's relative positions are a sum over buckets, every other module with parameters of its own goes through
+torch.func, and what cannot be told apart by rows is done by one backward for each example.
 """
 
 from __future__ import annotations
@@ -159,7 +159,9 @@ def _add_one_by_one(rest: list[tuple[int, nn.Parameter]], losses: Tensor, square
 def _of_module(module: nn.Module, calls: list[tuple[Call, Tensor]], products: bool) -> tuple[Tensor, Tensor | float]:
     """Return squared norm and inner product of the per-example gradients of one module, over all its calls."""
     if isinstance(module, (nn.Linear, Conv1D)):
-        square = _linear([call.input for call, _ in calls], [gradient for _, gradient in calls], module.bias is not None)
+        square = _linear(
+            [call.input for call, _ in calls], [gradient for _, gradient in calls], module.bias is not None
+        )
         # For a linear map the inner product of gradient and parameters is that of output and its gradient.
         return square, sum(_dot(call.output, gradient) for call, gradient in calls) if products else 0.0
     by_name: dict[str, Tensor] = {}
