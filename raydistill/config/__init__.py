@@ -1,6 +1,6 @@
 """The sweep file: what may be written in it, how it is read, and what names its artifacts."""
 
-from raydistill.config.expand import Arm, arms, n_student_layers, strata
+from raydistill.config.expand import Arm, arms, n_student_layers, quality_metric, strata
 from raydistill.config.identity import (
     ARTIFACT_VERSION,
     artifact_identity,
@@ -29,6 +29,7 @@ __all__ = [
     "load_sweep",
     "n_student_layers",
     "plain_sweep",
+    "quality_metric",
     "strata",
     "sweep_identity",
     "teacher_identity",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raydistill.config.schema import Selector, Sweep
+from raydistill.config.schema import COSTS, Selector, Sweep
 from raydistill.errors import ConfigError
 
 
@@ -40,6 +40,11 @@ _CONTROLS: dict[str, dict[str, bool]] = {
     "scratch_kd": {"has_study": True, "in_strata": True},
     "no_kd": {"has_study": False, "in_strata": True},
 }
+
+
+def quality_metric(sweep: Sweep) -> str:
+    """Return the validation metric that decides which epoch is kept: the first objective that is no cost."""
+    return next(name for name in sweep.search.objectives if name not in COSTS)
 
 
 def arm_names(selectors: Sequence[Selector], controls: Sequence[str]) -> tuple[str, ...]:

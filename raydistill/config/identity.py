@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from raydistill.config.expand import quality_metric
 from raydistill.config.load import plain_sweep
 from raydistill.config.schema import Sweep
 from raydistill.records import content_hash
@@ -50,7 +51,7 @@ def teacher_identity(sweep: Sweep, data_hash: str, seed: int) -> str:
         seed: Seed that this teacher is trained from; ``teacher.seed`` is that of the first one only.
     """
     plain = plain_sweep(sweep)
-    content = _task(sweep, plain) | {
+    content = _shared(sweep, plain) | {
         "data_hash": data_hash,
         "seed": seed,
         "teacher": {key: value for key, value in plain["teacher"].items() if key != "seed"},
@@ -97,11 +98,16 @@ def trial_identity(sweep: Sweep, content: Mapping[str, Any]) -> str:
             layer map, seed, draw, and whatever else is its own, as JSON holds it.
     """
     plain = plain_sweep(sweep)
-    shared = _task(sweep, plain) | {"training": plain["training"], "distillation": plain["distillation"]}
+    shared = _shared(sweep, plain) | {"training": plain["training"], "distillation": plain["distillation"]}
     return artifact_identity("trial", shared | {"trial": dict(content)})
 
 
-def _task(sweep: Sweep, plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what decides the examples that a model sees, beside the data."""
+def _shared(sweep: Sweep, plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides the examples that a model sees, beside the data, and which of its epochs is kept."""
     own = {key: value for key, value in plain.items() if key not in type(sweep).model_fields}
-    return {"task": sweep.task, "sections": own, "max_length": sweep.data.max_length}
+    return {
+        "task": sweep.task,
+        "sections": own,
+        "max_length": sweep.data.max_length,
+        "metric": quality_metric(sweep),
+    }

@@ -14,7 +14,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from raydistill.config import params, schema
 from raydistill.config.checks import between_sections
-from raydistill.config.mistakes import ABSENT, Mistake, from_pydantic, refuse
+from raydistill.config.mistakes import ABSENT, Mistake, either, from_pydantic, refuse
 from raydistill.config.overrides import apply_override
 from raydistill.config.space import Section
 from raydistill.config.tables import Tables
@@ -225,11 +225,28 @@ def _validated(
         # JSON, because pydantic's strict mode then takes lists for tuples, and still no text for numbers.
         return TypeAdapter(kind).validate_json(json.dumps(values))
     except ValidationError as error:
+        found = []
         for entry in error.errors(include_url=False):
             keys = [*_keys_at(kind, entry["loc"][:-1]), *(more_keys if len(entry["loc"]) == 1 else ())]
-            mistake = from_pydantic(entry, path, keys)
-            mistakes.append(dataclasses.replace(mistake, given=tree.get(mistake.path)))
+            place = _place(entry, values)
+            found.append(from_pydantic(entry, (*path, *place), keys))
+        mistakes += [dataclasses.replace(entry, given=tree.get(entry.path)) for entry in either(found)]
     return None
+
+
+def _place(entry: dict[str, Any], values: Any) -> tuple[str | int, ...]:
+    """Return where an error of pydantic lies, without the names that it gives to the branches of a union."""
+    place: tuple[str | int, ...] = ()
+    for number, part in enumerate(entry["loc"], 1):
+        absent = entry["type"] == "missing" and number == len(entry["loc"])
+        if isinstance(values, Mapping) and (part in values or absent):
+            values = values.get(part)
+        elif isinstance(values, list) and isinstance(part, int):
+            values = values[part] if part < len(values) else None
+        else:
+            continue
+        place = (*place, part)
+    return place
 
 
 def _keys_at(kind: Any, place: Sequence[str | int]) -> list[str]:

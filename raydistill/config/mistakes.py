@@ -113,11 +113,11 @@ def from_pydantic(error: dict[str, Any], path: tuple[str | int, ...], keys: Sequ
 
     Args:
         error: An entry of ``ValidationError.errors()``.
-        path: Where the validated value lies in the sweep.
+        path: Where the value lies in the sweep.
         keys: The keys that are known around the place of the error.
     """
     kind, context = error["type"], error.get("ctx", {})
-    where = (*path, *error["loc"], *context.get("at", ()))
+    where = (*path, *context.get("at", ()))
     allowed: tuple[str, ...] = ()
     if kind == "extra_forbidden":
         allowed = tuple(sorted(keys))
@@ -129,6 +129,22 @@ def from_pydantic(error: dict[str, Any], path: tuple[str | int, ...], keys: Sequ
     if kind == "value_error":
         rule = str(context["error"])
     return Mistake(where, rule, allowed=allowed)
+
+
+def either(mistakes: Sequence[Mistake]) -> list[Mistake]:
+    """Return the mistakes with those of one place joined: each is a branch that the value might have taken.
+
+    Where a branch was taken and something inside it is wrong, only that is kept.
+    """
+    joined: dict[tuple[str | int, ...], Mistake] = {}
+    for mistake in mistakes:
+        before = joined.get(mistake.path)
+        if before is not None:
+            rule = before.rule if before.rule == mistake.rule else f"{before.rule}, or {mistake.rule}"
+            mistake = dataclasses.replace(mistake, rule=rule, allowed=(*before.allowed, *mistake.allowed))
+        joined[mistake.path] = mistake
+    inner = {path[:end] for path in joined for end in range(len(path))}
+    return [mistake for path, mistake in joined.items() if path not in inner]
 
 
 _RULES = {

@@ -23,6 +23,7 @@ class InventedParams:
 class FileParams:
     variant: Literal["small", "large"]
     path: str | None = None
+    parts: tuple[str, ...] | Literal["all"] = "all"
     columns: tuple[str, ...] = ("user", "item")
 
 

@@ -29,7 +29,8 @@ EVERYTHING = (
     "selectors=[score, {name: score, label: b}, {name: mix, weights: {a: 1, b: 2}}, uniform, {name: random, draws: 2}]",
     "controls=[teacher, scratch]",
     "search.space={keep_ratio: {choice: [0.25, 0.5]}, temperature: {log_uniform: [1, 10]},"
-    " alpha_dist: {uniform: [0, 1]}, alpha_task: {choice: [0.1]}, alpha_hidden: {int: [0, 1]}, lr: {choice: [1e-3]}, weight_decay: {choice: [0.1]}}",
+    " alpha_dist: {uniform: [0, 1]}, alpha_task: {choice: [0.1]}, alpha_hidden: {int: [0, 1]},"
+    " lr: {choice: [1e-3]}, weight_decay: {choice: [0.1]}}",
 )
 
 
@@ -123,6 +124,8 @@ BELOW_TEACHER = {"teacher", "evidence", "cache", "trial"}
         ("evidence.samples=16", {"evidence"}),
         ("selectors=[uniform]", {"evidence"}),
         ("search.space.keep_ratio.choice=[0.25]", {"evidence"}),
+        ("search.objectives={mrr: max, flops: min}", BELOW_TEACHER),  # decides which epoch is kept
+        ("search.objectives={ndcg@10: max}", set()),
         ("search.trials=13", set()),
         ("search.seed=3", set()),
         ("search.space.temperature={uniform: [1, 2]}", set()),

@@ -131,6 +131,12 @@ def test_the_whole_message(load, minimal, tmp_path):
         ("data.time_cuts=[0.9]", "data.time_cuts", "must have at least 2 entries"),
         ("data={source: file}", "data.variant", "required, but not given"),
         ("data={source: file, variant: smal}", "data.variant", "must be one of the allowed values"),
+        (
+            "data={source: file, variant: small, parts: 3}",
+            "data.parts",
+            "must be a list, or must be one of",
+        ),
+        ("data={source: file, variant: small, parts: [a, 3]}", "data.parts.1", "must be text"),
         ("data={source: [file]}", "data.source", "must be text"),
         ("selectors=[]", "selectors", "must be a list of at least one selector"),
         ("selectors=score", "selectors", "must be a list of at least one selector"),
