@@ -1,0 +1,203 @@
+"""Arms against each other, inside a stratum: means, differences, intervals and tests in one tidy frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.run import PerUser, Run
+from analysis.stats import ArmComparison, Ledger, compare_arms
+from analysis.verdicts import judge
+
+SEEDLESS = ("teacher", "popularity")
+"""Controls that are not trained again for every seed: one result stands against every seed."""
+
+SIMPLE = ("uniform", "head_tail", "tail", "random")
+"""Selectors that look at no evidence."""
+
+COLUMNS = [
+    *("keep_ratio", "arm", "kind", "against", "mean", "mean_low", "mean_high", "reference_mean"),
+    *("difference", "low", "high", "relative", "relative_low", "relative_high", "p_value", "p_adjusted"),
+    *("non_inferior", "p_non_inferior", "equivalent", "p_equivalent", "p_seeds", "p_users", "p_sign_flip"),
+    *("effect_seeds", "effect_users", "detectable", "more_seeds", "unit", "n_replicates", "n_users"),
+    *("word", "sentence", "trials", "reference_trials"),
+]
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two arms over the same teachers, seeds and users; each ``[seed, user]`` or ``[teacher, seed, user]``."""
+
+    values: np.ndarray
+    reference: np.ndarray
+
+
+def pair(arm: PerUser, reference: PerUser, *, reference_seedless: bool, arm_seedless: bool = False) -> Paired | None:
+    """Return the two arms over the seeds that both have, or None where they share none."""
+    (values, keys), (others, other_keys) = arm.by_seed(), reference.by_seed()
+    ours, theirs = dict(zip(keys, values, strict=True)), dict(zip(other_keys, others, strict=True))
+    if arm_seedless and not reference_seedless:
+        wanted = list(theirs)
+        ours = {key: _of_teacher(ours, key) for key in wanted}
+    elif reference_seedless:
+        wanted = list(ours)
+        theirs = {key: _of_teacher(theirs, key) for key in wanted}
+    else:
+        wanted = [key for key in ours if key in theirs]
+    if not wanted:
+        return None
+    return Paired(_shaped(ours, wanted), _shaped(theirs, wanted))
+
+
+def _of_teacher(rows: dict[tuple[int, int], np.ndarray], key: tuple[int, int]) -> np.ndarray:
+    same = [row for (teacher, _), row in rows.items() if teacher == key[0]]
+    return np.mean(same or list(rows.values()), axis=0)
+
+
+def _shaped(rows: dict[tuple[int, int], np.ndarray], keys: list[tuple[int, int]]) -> np.ndarray:
+    teachers = sorted({teacher for teacher, _ in keys})
+    seeds = [[key for key in keys if key[0] == teacher] for teacher in teachers]
+    if len(teachers) == 1:
+        return np.stack([rows[key] for key in keys])
+    common = min(len(s) for s in seeds)
+    return np.stack([[rows[key] for key in s[:common]] for s in seeds])
+
+
+def own_values(arm: PerUser) -> np.ndarray:
+    """Return an arm's values as ``[seed, user]``, or ``[teacher, seed, user]`` for several teachers."""
+    values, keys = arm.by_seed()
+    return _shaped(dict(zip(keys, values, strict=True)), keys)
+
+
+def best_simple(run: Run, keep_ratio: float) -> str | None:
+    """Return the simple selector with the best mean validation quality in a stratum; the test set has no say."""
+    column = f"validation.{run.settings['metric']}"
+    means = {}
+    for arm in SIMPLE:
+        trials = run.chosen(arm, keep_ratio)
+        if len(trials) and column in trials and trials[column].notna().any():
+            means[arm] = trials[column].mean()
+    return max(means, key=means.get) if means else None
+
+
+def compare(
+    run: Run,
+    against: str | None = None,
+    *,
+    metric: str | None = None,
+    ledger: Ledger | None = None,
+    planned: bool = True,
+) -> pd.DataFrame:
+    """Return every arm against one arm, in every stratum: the columns of :data:`COLUMNS`.
+
+    ``difference`` and its interval are in the metric's unit, ``relative`` is the same as a share of the other arm's
+    mean. ``p_value`` belongs to the interval (seeds and users are both random), ``p_adjusted`` is corrected over the
+    arms of the stratum. ``word`` and ``sentence`` are the verdict, ``trials`` the ids of the records behind a row.
+    Sorted by stratum, best mean first.
+
+    Args:
+        run: A run directory, from ``load``.
+        against: The arm to compare with, ``best simple`` for the best selector that looks at no evidence; by
+            default the reference of the sweep.
+        metric: By default the metric of the sweep.
+        ledger: Where the tests are counted.
+        planned: Whether the comparison was planned in the sweep file (Holm) or not (Benjamini-Hochberg).
+    """
+    ledger = ledger or Ledger()
+    rows: list[dict] = []
+    for ratio in run.strata():
+        name = against or run.settings["reference"]
+        name = best_simple(run, ratio) if name == "best simple" else name
+        reference = run.per_user(name, ratio, metric) if name else None
+        if reference is None:
+            continue
+        arms = {arm: run.per_user(arm, ratio, metric) for arm in run.arms() if arm != name}
+        arms = {arm: values for arm, values in arms.items() if values is not None}
+        family = f"{against or name}, {100 * ratio:g} % of layers kept"
+        for comparison in _stratum(run, name, reference, arms, family, ledger, planned, metric):
+            ids = {"trials": list(arms[comparison.arm].trials["id"]), "reference_trials": list(reference.trials["id"])}
+            rows.append(
+                {"keep_ratio": ratio, "kind": arms[comparison.arm].trials["kind"].iloc[0], **_row(comparison), **ids}
+            )
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    return frame.sort_values(["keep_ratio", "mean"], ascending=[True, False], kind="stable").reset_index(drop=True)
+
+
+def _stratum(
+    run: Run,
+    name: str,
+    reference: PerUser,
+    arms: dict[str, PerUser],
+    family: str,
+    ledger: Ledger,
+    planned: bool,
+    metric: str | None,
+) -> list[ArmComparison]:
+    """Return the comparisons of one stratum; arms over the same seeds share resamples and correction.
+
+    An arm that lost a seed is compared over the seeds that are left, in a family of its own.
+    """
+    pairs: dict[str, Paired] = {}
+    groups: dict[bytes, list[str]] = {}
+    for arm, values in arms.items():
+        both = pair(values, reference, reference_seedless=name in SEEDLESS, arm_seedless=arm in SEEDLESS)
+        if both is not None:
+            pairs[arm] = both
+            groups.setdefault(f"{both.values.shape}".encode() + both.reference.tobytes(), []).append(arm)
+    found: list[ArmComparison] = []
+    settings = run.settings
+    for members in sorted(groups.values(), key=len, reverse=True):
+        stack = np.stack([pairs[members[0]].reference, *(pairs[arm].values for arm in members)])
+        found += compare_arms(
+            stack,
+            [name, *members],
+            reference=name,
+            metric=metric or settings["metric"],
+            margin=settings["margin"],
+            level=settings["level"],
+            ledger=ledger,
+            family=f"against {family}" + (f" ({', '.join(members)}: fewer seeds)" if found else ""),
+            planned=planned,
+        )
+    return found
+
+
+def _row(found: ArmComparison) -> dict:
+    verdict = judge(found)
+    base = found.reference_mean.estimate
+    ratio = found.ratio
+    power = found.power
+    return {
+        "arm": found.arm,
+        "against": found.reference,
+        "mean": found.mean.estimate,
+        "mean_low": found.mean.low,
+        "mean_high": found.mean.high,
+        "reference_mean": base,
+        "difference": found.difference.estimate,
+        "low": found.difference.low,
+        "high": found.difference.high,
+        "relative": np.nan if ratio is None else ratio.estimate - 1,
+        "relative_low": np.nan if ratio is None else ratio.low - 1,
+        "relative_high": np.nan if ratio is None else ratio.high - 1,
+        "p_value": found.difference.p_value,
+        "p_adjusted": found.adjusted_p,
+        "non_inferior": bool(found.non_inferiority_p <= found.level),
+        "p_non_inferior": found.non_inferiority_p,
+        "equivalent": bool(found.equivalence_p <= found.level),
+        "p_equivalent": found.equivalence_p,
+        "p_seeds": found.seeds_t.p_value,
+        "p_users": found.users_t.p_value,
+        "p_sign_flip": found.sign_flip.p_value,
+        "effect_seeds": np.nan if found.seed_effect is None else found.seed_effect.hedges_g,
+        "effect_users": found.user_effect.cohens_d,
+        "detectable": np.nan if power is None else power.detectable / base,
+        "more_seeds": np.nan if power is None or power.more is None else power.more,
+        "unit": found.difference.unit,
+        "n_replicates": found.difference.n_replicates,
+        "n_users": found.difference.n_users,
+        "word": str(verdict.word),
+        "sentence": verdict.sentence,
+    }

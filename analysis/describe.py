@@ -1,0 +1,173 @@
+"""What was run and what it showed, before any test: one tidy frame for each table and figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis.run import Run
+from analysis.stats.groups import top_k_overlap
+
+COSTS = {
+    "parameters": "cost.parameters",
+    "backbone_parameters": "cost.backbone_parameters",
+    "flops": "cost.flops",
+    "training_seconds": "cost.training_seconds",
+    "evaluation_seconds": "cost.evaluation_seconds",
+    "evidence_seconds": "cost.evidence_seconds",
+    "peak_memory_bytes": "cost.peak_memory_bytes",
+    "latency_ms": "cost.latency_ms.1.p50",
+    "latency_p95_ms": "cost.latency_ms.1.p95",
+    "batch_latency_ms": "cost.latency_ms.32.p50",
+}
+"""Short names of the costs, and the columns of the table of trials that hold them."""
+
+
+def counts(run: Run) -> pd.DataFrame:
+    """Return planned and finished trials of every arm, by phase.
+
+    Columns ``arm``, ``phase``, ``planned``, ``success``, ``stopped``, ``failed``, ``missing``; ``planned`` and
+    ``missing`` are NaN where plan.json is missing.
+    """
+    rows = []
+    jobs = pd.Series([job["arm"] for job in run.plan.get("confirm", {}).get("jobs", [])], dtype=str).value_counts()
+    searched = {arm["name"]: arm.get("trials", 0) for arm in run.plan.get("arms", [])}
+    found = run.trials.groupby(["arm", "phase", "status"]).size()
+    for phase in ("search", "confirm"):
+        for arm in run.arms():
+            done = {status: int(found.get((arm, phase, status), 0)) for status in ("success", "stopped", "failed")}
+            planned = searched.get(arm, 0) if phase == "search" else int(jobs.get(arm, 0))
+            if not planned and not sum(done.values()):
+                continue
+            known = float(planned) if run.plan else np.nan
+            rows.append({"arm": arm, "phase": phase, "planned": known, **done,
+                         "missing": max(known - sum(done.values()), 0) if run.plan else np.nan})  # fmt: skip
+    return pd.DataFrame(rows, columns=["arm", "phase", "planned", "success", "stopped", "failed", "missing"])
+
+
+def failures(run: Run) -> pd.DataFrame:
+    """Return the failed trials: ``id``, ``arm``, ``phase``, ``keep_ratio``, ``error``."""
+    failed = run.trials[run.trials["status"] == "failed"]
+    return failed[["id", "arm", "phase", "keep_ratio", "error"]].reset_index(drop=True)
+
+
+def cost_table(run: Run) -> pd.DataFrame:
+    """Return the mean costs of the confirmed students: ``arm``, ``keep_ratio`` and the keys of :data:`COSTS`.
+
+    ``search_seconds`` is the time of all search trials of the arm, ``n_layers`` the depth.
+    """
+    confirmed = run.confirmed()
+    if confirmed.empty:
+        return pd.DataFrame(columns=["arm", "keep_ratio", "n_layers", "search_seconds", *COSTS])
+    known = {name: column for name, column in COSTS.items() if column in confirmed}
+    groups = confirmed.groupby(["arm", "keep_ratio"], dropna=False)
+    table = groups[list(known.values())].mean().set_axis(list(known), axis=1)
+    table["n_layers"] = groups["n_student_layers"].mean()
+    table = table.reset_index()
+    teacher = table["arm"] == "teacher"
+    table.loc[teacher, "n_layers"] = table.loc[teacher, "n_layers"].fillna(confirmed["n_teacher_layers"].max())
+    table["search_seconds"] = table["arm"].map(search_seconds(run))
+    table = table[table[list(known)].notna().any(axis=1)]
+    order = {arm: index for index, arm in enumerate(run.arms())}
+    return table.sort_values("arm", key=lambda arms: arms.map(order), kind="stable").reset_index(drop=True)
+
+
+def search_seconds(run: Run) -> dict[str, float]:
+    """Return the seconds that the search trials of each arm took, all statuses, its evidence once."""
+    search = run.trials[run.trials["phase"] == "search"]
+    columns = [c for c in search.columns if c.startswith("cost.") and c.endswith("_seconds") and "evidence" not in c]
+    result = search.groupby("arm")[columns].sum().sum(axis=1).to_dict() if columns else {}
+    evidence = run.trials.groupby("arm")["cost.evidence_seconds"].max() if "cost.evidence_seconds" in run.trials else {}
+    return {arm: float(value + np.nan_to_num(evidence.get(arm, 0.0))) for arm, value in result.items()}
+
+
+def kept_layers(run: Run) -> pd.DataFrame:
+    """Return the share of confirmed students of an arm that keep each layer.
+
+    Columns ``arm``, ``keep_ratio``, ``layer``, ``share``; layers that no student kept have a share of 0.
+    """
+    frame = run.confirmed()
+    frame = frame[frame["layer_map"].notna() & frame["keep_ratio"].notna()]
+    rows = []
+    for arm in run.arms():
+        for ratio, part in frame[frame["arm"] == arm].groupby("keep_ratio"):
+            depth = int(part["n_teacher_layers"].max())
+            maps = [np.bincount(np.asarray(m, dtype=int), minlength=depth)[:depth] for m in part["layer_map"]]
+            share = np.mean(maps, axis=0)
+            rows += [{"arm": arm, "keep_ratio": ratio, "layer": i, "share": float(s)} for i, s in enumerate(share)]
+    return pd.DataFrame(rows, columns=["arm", "keep_ratio", "layer", "share"])
+
+
+def learning(run: Run, level: float) -> pd.DataFrame:
+    """Return the validation metric over epochs of the confirm trials, with a t interval over runs.
+
+    Columns ``arm``, ``keep_ratio``, ``epoch``, ``mean``, ``low``, ``high``.
+    """
+    metric = run.settings["metric"]
+    if metric not in run.curves:
+        return pd.DataFrame(columns=["arm", "keep_ratio", "epoch", "mean", "low", "high"])
+    keys = run.confirmed()[["id", "arm", "keep_ratio"]].dropna(subset=["keep_ratio"])
+    joined = run.curves.merge(keys, on="id")
+    groups = joined.groupby(["arm", "keep_ratio", "epoch"])[metric]
+    table = groups.agg(["mean", "sem", "count"]).reset_index()
+    half = stats.t.isf(level / 2, (table["count"] - 1).clip(lower=1)) * table["sem"].fillna(0.0)
+    table["low"], table["high"] = table["mean"] - half, table["mean"] + half
+    order = {arm: index for index, arm in enumerate(run.arms())}
+    return table.sort_values(["arm", "epoch"], key=lambda c: c.map(order) if c.name == "arm" else c)
+
+
+def layer_scores(run: Run, level: float) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Return the scores that each selector ranks by, over calibration samples, and a comment for each.
+
+    Columns ``selector``, ``layer``, ``mean``, ``low``, ``high``, scaled so that the largest mean of a selector is 1.
+    """
+    found = run.evidence()
+    empty = pd.DataFrame(columns=["selector", "layer", "mean", "low", "high"])
+    if found is None:
+        return empty, {}
+    about, scores = found
+    names = [name for name in about.get("selectors", {}) if name in set(scores["selector"])]
+    if not names:
+        return empty, {}
+    table = scores.groupby(["selector", "layer"])["score"].agg(["mean", "sem", "count"]).reset_index()
+    half = stats.t.isf(level / 2, (table["count"] - 1).clip(lower=1)) * table["sem"].fillna(0.0)
+    scale = table.groupby("selector")["mean"].transform(lambda m: m.abs().max() or 1.0)
+    table["low"], table["high"] = (table["mean"] - half) / scale, (table["mean"] + half) / scale
+    table["mean"] = table["mean"] / scale
+    comments = {}
+    for name in names:
+        known = about["selectors"][name]
+        ratio = known.get("depth_concentration") or {}
+        parts = [f"deep/shallow {ratio['mean']:.2f}"] if ratio.get("mean") is not None else []
+        parts += [f"stability {known['stability']:.2f}"] if known.get("stability") is not None else []
+        comments[name] = ", ".join(parts)
+    order = {name: index for index, name in enumerate([*run.arms(), *names])}
+    table = table[table["selector"].isin(names)]
+    return table.sort_values(["selector", "layer"], key=lambda c: c.map(order) if c.name == "selector" else c), comments
+
+
+def top_overlap(run: Run, arms: Iterable[str]) -> pd.DataFrame:
+    """Return how many of the teacher's ten best items an arm also has among its ten, as a share.
+
+    Columns ``arm``, ``keep_ratio``, ``overlap``, ``id`` (the trial that was compared, the first of its arm).
+    """
+    columns = ["arm", "keep_ratio", "overlap", "id"]
+    teacher = run.chosen("teacher", None)
+    teacher = teacher[teacher["ranks_sha256"].notna()]
+    if teacher.empty:
+        return pd.DataFrame(columns=columns)
+    best = run.top(teacher["id"].iloc[0])
+    rows = []
+    for arm in arms:
+        for ratio in run.strata():
+            trials = run.chosen(arm, ratio)
+            trials = trials[trials["ranks_sha256"].notna()]
+            if len(trials):
+                identity = trials["id"].iloc[0]
+                own = run.top(identity)
+                shared = top_k_overlap(own, best).mean()
+                rows.append({"arm": arm, "keep_ratio": ratio, "overlap": float(shared), "id": identity})
+    return pd.DataFrame(rows, columns=columns)

@@ -1,0 +1,175 @@
+"""What a sweep answers, in a few sentences chosen by rules, the unwelcome answer as readily as the welcome one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from analysis.figures.names import arm_name, metric_name
+from analysis.results import Results
+
+WITHOUT_EVIDENCE = ("uniform", "head_tail", "tail", "random")
+CHEAP = ("scratch", "scratch_kd")
+
+
+def headline(results: Results) -> list[str]:
+    """Return the answer of a run directory, most important sentence first; plain text."""
+    run = results.run
+    if results.main.empty:
+        finished = int((run.trials["status"] == "success").sum())
+        done = f"{finished} search trials have finished" if finished else "no trial has finished"
+        return [f"Nothing can be concluded yet: {done}, and no confirmed result is there."]
+    sentences = [_teacher(results)]
+    for ratio in run.strata():
+        sentences += [_selectors(results, ratio), _kept(results, ratio)]
+    sentences += [_free(results), _scope(results), _state(results)]
+    return [sentence for sentence in sentences if sentence]
+
+
+def percent(share: float, *, sign: bool = False) -> str:
+    """Return a share as a percentage for people."""
+    return f"{100 * share:+.1f} %" if sign else f"{100 * share:.1f} %"
+
+
+def _part(frame: pd.DataFrame, ratio: float) -> pd.DataFrame:
+    return frame[np.isclose(frame["keep_ratio"].astype(float), ratio)]
+
+
+def _teacher(results: Results) -> str | None:
+    """Return whether the teacher beats a list of popular items: if not, no selector can be judged."""
+    rows = results.teacher[results.teacher["arm"] == "popularity"]
+    if rows.empty:
+        return None
+    row, metric = rows.iloc[0], metric_name(results.run.settings["metric"])
+    numbers = f"{row['reference_mean']:.4f} against {row['mean']:.4f} {metric}"
+    if row["high"] < 0:
+        return f"The teacher is better than recommending what is popular ({numbers})."
+    if row["low"] > 0:
+        return (
+            f"The teacher is worse than recommending what is popular ({numbers}): "
+            "how its layers are chosen says nothing about good recommendations here."
+        )
+    return (
+        f"The teacher is not shown to be better than recommending what is popular ({numbers}): "
+        "what follows compares models that may have learned nothing of use."
+    )
+
+
+def _selectors(results: Results, ratio: float) -> str | None:
+    """Return which selectors beat, or lose to, the reference in a stratum."""
+    reference = arm_name(results.run.settings["reference"])
+    rows = _part(results.reference, ratio)
+    rows = rows[rows["kind"] == "selector"]
+    where = f"With {100 * ratio:g} % of the layers kept"
+    if rows.empty:
+        return f"{where} there is no selector to compare with {reference} yet."
+    if (rows["unit"] == "users").all():
+        return None
+    better = rows[rows["word"] == "better"]
+    worse = rows[rows["word"].isin(["worse", "inferior"])]
+    equal = rows[rows["word"] == "equivalent"]
+    parts = []
+    if len(better):
+        parts.append(f"{_named(better)} {_be(better)} better than {reference}")
+    else:
+        parts.append(f"no selector is shown to be better than {reference}")
+    if len(worse):
+        parts.append(f"{_named(worse)} {_be(worse)} worse")
+    if len(equal):
+        parts.append(f"{_named(equal)} {_be(equal)} equivalent to it")
+    open_ = len(rows) - len(better) - len(worse) - len(equal)
+    if open_:
+        smallest = rows["detectable"].replace(np.inf, np.nan).median()
+        limit = f" (a difference under {percent(smallest)} would mostly be missed)" if np.isfinite(smallest) else ""
+        parts.append(f"{open_} of {len(rows)} {'is' if open_ == 1 else 'are'} not shown to be better or worse{limit}")
+    return f"{where}, {'; '.join(parts)}."
+
+
+def _kept(results: Results, ratio: float) -> str | None:
+    """Return how much of the teacher's quality is kept in a stratum, and by whom surely enough."""
+    rows = _part(results.teacher, ratio)
+    rows = rows[(rows["arm"] != "popularity") & rows["relative"].notna()]
+    if rows.empty:
+        return None
+    margin = f"{100 * results.run.settings['margin']:g} %"
+    best = rows.loc[rows["mean"].idxmax()]
+    kept = (
+        f"{arm_name(best['arm'])} has the highest mean, {percent(1 + best['relative'])} of the teacher's "
+        f"({percent(1 + best['relative_low'])} to {percent(1 + best['relative_high'])})"
+    )
+    held = rows[rows["non_inferior"]]
+    if len(held) == len(rows) and len(held) > 1:
+        return f"At {100 * ratio:g} %, every student is within {margin} of the teacher or better; {kept}."
+    if len(held):
+        names = _names(held["arm"])
+        return f"At {100 * ratio:g} %, {names} {_be(held)} not worse than the teacher by more than {margin}; {kept}."
+    return f"At {100 * ratio:g} %, no student is shown to be within {margin} of the teacher; {kept}."
+
+
+def _free(results: Results) -> str | None:
+    """Return whether a small student costs nothing whatever its layers, which makes selectors pointless."""
+    rows = results.teacher[results.teacher["non_inferior"].astype(bool)]
+    for ratio in results.run.strata():
+        part = _part(rows, ratio)
+        plain = [arm for arm in CHEAP if arm in set(part["arm"])]
+        if plain:
+            return (
+                f"A small student is free here: at {100 * ratio:g} % even one trained {arm_name(plain[0])} keeps the "
+                "teacher's quality within the margin, whatever layers a selector would have chosen."
+            )
+        simple = [arm for arm in WITHOUT_EVIDENCE if arm in set(part["arm"])]
+        if simple:
+            return (
+                f"Measuring layers is not needed here: at {100 * ratio:g} % the choice without evidence "
+                f"({_names(simple)}) already keeps the teacher's quality within the margin."
+            )
+    return None
+
+
+def _scope(results: Results) -> str:
+    """Return over how many seeds, users and teachers the answer holds."""
+    rows = results.main[~results.main["arm"].isin(["teacher", "popularity"])]
+    seeds = int(rows["n_seeds"].max()) if len(rows) else 0
+    teachers = int(results.run.confirmed()["teacher_seed"].dropna().nunique()) or 1
+    users = f"{results.run.users():,} users"
+    if seeds <= 1:
+        return (
+            f"One seed only: these are the models that were trained, over {users}; no claim about any method is made."
+        )
+    if teachers > 1:
+        return f"It holds over {teachers} independently trained teachers, {seeds // teachers} seeds each, and {users}."
+    return f"It holds over {seeds} seeds and {users}, all with one teacher: another teacher may rank selectors differently."
+
+
+def _state(results: Results) -> str | None:
+    """Return what is missing or was refused, so that no table looks more complete than it is."""
+    from analysis.describe import counts
+
+    table = counts(results.run)
+    missing, failed = table["missing"].sum(), int(table["failed"].sum())
+    parts = [f"{int(missing)} planned trials are missing"] if missing > 0 else []
+    parts += [f"{failed} trials failed"] if failed else []
+    refused = len(results.run.refused)
+    parts += [f"{refused} records were refused"] if refused else []
+    return f"Read with care: {', '.join(parts)} (listed below)." if parts else None
+
+
+def _named(rows: pd.DataFrame) -> str:
+    """Return arms with their differences: the largest three, then a count."""
+    order = rows.reindex(rows["relative"].abs().sort_values(ascending=False).index)
+    texts = [f"{arm_name(r.arm)} ({percent(r.relative, sign=True)})" for r in order.itertuples()]
+    if len(texts) > 4:
+        texts = [*texts[:3], f"{len(texts) - 3} more"]
+    return _joined(texts)
+
+
+def _names(arms) -> str:
+    return _joined([arm_name(arm) for arm in arms])
+
+
+def _joined(texts: list[str]) -> str:
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+
+
+def _be(rows: pd.DataFrame) -> str:
+    return "is" if len(rows) == 1 else "are"

@@ -1,0 +1,153 @@
+"""Everything that the report says about one run directory, computed once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis import describe
+from analysis.comparison import SEEDLESS, best_simple, compare, own_values
+from analysis.run import Run
+from analysis.stats import Ledger, crossed_mean, place_in_draws
+
+
+@dataclass(frozen=True)
+class Results:
+    """The comparisons of one run directory.
+
+    Attributes:
+        run: The run directory.
+        main: One row an arm and stratum, best mean first: quality, share of the teacher's, cost, ids.
+        reference: Every arm against the reference, corrected with Holm.
+        teacher: Every arm against the teacher; empty without one.
+        simple: Every arm against the best selector that looks at no evidence.
+        random: Where each selector stands among random draws.
+        ledger: Every test that was run.
+    """
+
+    run: Run
+    main: pd.DataFrame
+    reference: pd.DataFrame
+    teacher: pd.DataFrame
+    simple: pd.DataFrame
+    random: pd.DataFrame
+    ledger: Ledger
+
+    @property
+    def best_selector(self) -> dict[float, str]:
+        """The selector with the best mean in each stratum, a description and no claim."""
+        selectors = self.main[self.main["kind"] == "selector"]
+        return {ratio: part["arm"].iloc[0] for ratio, part in selectors.groupby("keep_ratio")}
+
+    def shown(self) -> tuple[str, ...]:
+        """Return the few arms that crowded figures show: the reference, the best, and the telling controls."""
+        arms = {self.run.settings["reference"], *self.best_selector.values(), "teacher", "popularity", "scratch_kd"}
+        return tuple(arm for arm in self.run.arms() if arm in arms)
+
+
+def conclude(run: Run) -> Results:
+    """Return every comparison of a run directory; frames are empty where there is nothing to compare yet."""
+    ledger = Ledger()
+    reference = compare(run, ledger=ledger)
+    teacher = compare(run, "teacher", ledger=ledger)
+    simple = compare(run, "best simple", ledger=ledger, planned=False)
+    random = random_places(run, ledger)
+    return Results(run, _main(run, reference, teacher), reference, teacher, simple, random, ledger)
+
+
+def random_places(run: Run, ledger: Ledger) -> pd.DataFrame:
+    """Return where each selector stands in the distribution of random draws.
+
+    Columns ``arm``, ``keep_ratio``, ``value``, ``percentile``, ``p_value``, ``n_draws``; for the draws themselves
+    ``arm`` is ``random`` and ``percentile`` NaN, one row a draw (its mean over seeds).
+    """
+    rows = []
+    for ratio in run.strata():
+        drawn = run.per_user("random", ratio)
+        if drawn is None:
+            continue
+        draws = drawn.trials["draw"].fillna(-1).to_numpy()
+        means = [float(drawn.values[draws == draw].mean()) for draw in np.unique(draws)]
+        rows += [{"arm": "random", "keep_ratio": ratio, "value": mean} for mean in means]
+        if len(means) < 2:
+            continue
+        for arm in run.arms():
+            own = run.per_user(arm, ratio) if arm not in ("random", *SEEDLESS) else None
+            if own is not None and own.trials["kind"].iloc[0] == "selector":
+                value = float(own.values.mean())
+                place = place_in_draws(value, means)
+                rows.append({"arm": arm, "keep_ratio": ratio, "value": value, "percentile": place.percentile,
+                             "p_value": place.p_value, "n_draws": place.n_draws})  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["arm", "keep_ratio", "value", "percentile", "p_value", "n_draws", "p_adjusted"])
+    placed = frame[frame["percentile"].notna()]
+    if len(placed):
+        names = [f"{row.arm}, {100 * row.keep_ratio:g} % of layers kept" for row in placed.itertuples()]
+        tests = dict(zip(names, placed["p_value"], strict=True))
+        adjusted = ledger.enter("as good as the best random draws", tests, planned=False)
+        frame.loc[placed.index, "p_adjusted"] = [adjusted[name] for name in names]
+    return frame
+
+
+def _main(run: Run, reference: pd.DataFrame, teacher: pd.DataFrame) -> pd.DataFrame:
+    """Return the main table: every arm of every stratum with its quality and cost."""
+    costs = describe.cost_table(run)
+    rows = []
+    for ratio in run.strata():
+        simple = best_simple(run, ratio)
+        for arm in run.arms():
+            own = run.per_user(arm, ratio)
+            if own is None:
+                continue
+            mean = crossed_mean(own_values(own))
+            low, high = mean.interval(run.settings["level"])
+            rows.append(
+                {
+                    "keep_ratio": ratio,
+                    "arm": arm,
+                    "kind": own.trials["kind"].iloc[0],
+                    "mean": mean.estimate,
+                    "low": low,
+                    "high": high,
+                    "n_seeds": len(own.by_seed()[1]),
+                    "unit": mean.unit,
+                    **_found(teacher, arm, ratio, "relative", "share_of_teacher", 1.0, own_is=arm == "teacher"),
+                    **_found(reference, arm, ratio, "relative", "against_reference", 0.0,
+                             own_is=arm == run.settings["reference"]),
+                    **_verdict(reference, arm, ratio),
+                    **_cost(costs, arm, ratio),
+                    "best_simple": arm == simple,
+                    "trials": list(own.trials["id"]),
+                }
+            )  # fmt: skip
+    frame = pd.DataFrame(rows, columns=list(rows[0]) if rows else ["keep_ratio", "arm", "kind", "mean"])
+    return frame.sort_values(["keep_ratio", "mean"], ascending=[True, False]).reset_index(drop=True)
+
+
+def _found(frame: pd.DataFrame, arm: str, ratio: float, column: str, name: str, offset: float, *, own_is: bool) -> dict:
+    """Return a comparison and its interval under a name of the main table; NaN where it was not made."""
+    if own_is:
+        return {name: offset, f"{name}_low": offset, f"{name}_high": offset}
+    part = frame[(frame["arm"] == arm) & np.isclose(frame["keep_ratio"].astype(float), ratio)]
+    if part.empty:
+        return {name: np.nan, f"{name}_low": np.nan, f"{name}_high": np.nan}
+    row = part.iloc[0]
+    return {
+        name: offset + row[column],
+        f"{name}_low": offset + row[f"{column}_low"],
+        f"{name}_high": offset + row[f"{column}_high"],
+    }
+
+
+def _verdict(reference: pd.DataFrame, arm: str, ratio: float) -> dict:
+    part = reference[(reference["arm"] == arm) & np.isclose(reference["keep_ratio"].astype(float), ratio)]
+    names = ("word", "sentence", "p_adjusted")
+    return {name: None if part.empty else part[name].iloc[0] for name in names}
+
+
+def _cost(costs: pd.DataFrame, arm: str, ratio: float) -> dict:
+    names = ["n_layers", "search_seconds", *describe.COSTS]
+    keep = costs["keep_ratio"].astype(float)
+    part = costs[(costs["arm"] == arm) & (keep.isna() | np.isclose(keep, ratio))]
+    return {name: float(part[name].iloc[0]) if len(part) and name in part else np.nan for name in names}

@@ -1,0 +1,175 @@
+"""One run directory, read: its trials as a table, and the ranks behind them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from raydistill.errors import CorruptArtifactError, RunDirectoryError
+from raydistill.records import RunDirectory, metric_per_user, protocol_signature, read_ranks
+
+DEFAULTS = {"metric": "ndcg@10", "reference": "uniform", "margin": 0.02, "level": 0.05}
+"""What the analysis assumes, and says that it assumes, where plan.json is missing."""
+
+COLUMNS = ["rank", "candidates", "history_length", "target_popularity", "user", "target"]
+
+
+@dataclass(frozen=True)
+class PerUser:
+    """One value a user and run of one arm in one stratum.
+
+    Attributes:
+        values: ``Float64[runs, users]``, users in the same order for every arm of a run directory.
+        trials: One row a run, in the order of ``values``: ``id``, ``seed``, ``teacher_seed``, ``draw``.
+    """
+
+    values: np.ndarray
+    trials: pd.DataFrame
+
+    def by_seed(self) -> tuple[np.ndarray, list[tuple[int, int]]]:
+        """Return ``Float64[seeds, users]`` and its keys ``(teacher_seed, seed)``; draws of one seed are averaged."""
+        keys = list(zip(*(self.trials[c].fillna(0).astype(int) for c in ("teacher_seed", "seed")), strict=True))
+        unique = sorted(set(keys))
+        rows = [[i for i, key in enumerate(keys) if key == wanted] for wanted in unique]
+        return np.stack([self.values[index].mean(axis=0) for index in rows]), unique
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory, read.
+
+    Attributes:
+        root: Where it lies.
+        signature, plan: As in ``signature.json`` and ``plan.json``; empty where missing.
+        trials: One row a record: the fields of ``Record``, with ``configuration.*``, ``validation.*``,
+            ``test.*`` and ``cost.*`` as columns, and ``run`` and ``root``, where it was read.
+        curves: One row a trial and epoch, with the trial's ``id``.
+        refused: Records that were not used: ``path`` and ``reason``.
+        notes: What is missing, in words.
+    """
+
+    root: Path
+    signature: dict[str, Any]
+    plan: dict[str, Any]
+    trials: pd.DataFrame
+    curves: pd.DataFrame
+    refused: pd.DataFrame
+    notes: list[str] = field(default_factory=list)
+    _ranks: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Name of the sweep."""
+        return self.plan.get("sweep") or self.signature.get("sweep") or self.root.resolve().name
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """``metric``, ``reference``, ``margin`` and ``level``, as planned."""
+        return {**DEFAULTS, **self.plan.get("analysis", {})}
+
+    @property
+    def protocol_signature(self) -> str:
+        """One line that goes with every number."""
+        return protocol_signature(self.signature) if self.signature else "signature.json is missing"
+
+    @property
+    def data_name(self) -> str:
+        """Name of the data source."""
+        return self.signature.get("data", {}).get("source", "unknown data")
+
+    def confirmed(self) -> pd.DataFrame:
+        """Return the successful confirm trials."""
+        return self.trials[(self.trials["phase"] == "confirm") & (self.trials["status"] == "success")]
+
+    def strata(self) -> list[float]:
+        """Return the keep-ratios, ascending: those planned and those found in confirm trials."""
+        planned = [s["keep_ratio"] for s in self.plan.get("strata", [])]
+        found = self.confirmed()["keep_ratio"].dropna().tolist()
+        return sorted({round(float(k), 6) for k in [*planned, *found]})
+
+    def arms(self) -> list[str]:
+        """Return the arms in the order of the plan; arms that only records know come last."""
+        planned = [arm["name"] for arm in self.plan.get("arms", [])]
+        return [*planned, *sorted(set(self.trials["arm"]) - set(planned))]
+
+    def chosen(self, arm: str, keep_ratio: float | None) -> pd.DataFrame:
+        """Return the confirm trials that stand for an arm in a stratum.
+
+        Where several configurations were confirmed, the one with the best mean validation quality
+        stands for the arm; the test set has no say.
+        """
+        frame = self.confirmed()
+        frame = frame[frame["arm"] == arm]
+        if keep_ratio is not None and frame["keep_ratio"].notna().any():
+            frame = frame[np.isclose(frame["keep_ratio"].astype(float), keep_ratio)]
+        metric = f"validation.{self.settings['metric']}"
+        if frame["configuration"].nunique() > 1 and metric in frame:
+            means = frame.groupby("configuration")[metric].mean()
+            frame = frame[frame["configuration"] == means.idxmax()]
+        return frame.sort_values(["teacher_seed", "seed", "draw", "id"])
+
+    def ranks(self, identity: str) -> dict[str, np.ndarray]:
+        """Return the columns of ``ranks.parquet`` of a trial, without ``top``.
+
+        Raises:
+            CorruptArtifactError: The file is missing or is not the one that the record names.
+        """
+        if identity not in self._ranks:
+            path, digest = self._ranks_file(identity)
+            if not path.is_file():
+                raise CorruptArtifactError("the ranks file of a confirmed trial is missing", where=str(path))
+            self._ranks[identity] = read_ranks(path, sha256=digest, columns=COLUMNS)
+        return self._ranks[identity]
+
+    def top(self, identity: str) -> np.ndarray:
+        """Return the ten best items of every user, ``Int32[users, 10]``."""
+        path, digest = self._ranks_file(identity)
+        return read_ranks(path, sha256=digest, columns=["top"])["top"]
+
+    def _ranks_file(self, identity: str) -> tuple[Path, str]:
+        row = self.trials[self.trials["id"] == identity].iloc[0]
+        return RunDirectory(row["root"]).ranks_file(identity), row["ranks_sha256"]
+
+    def per_user(self, arm: str, keep_ratio: float | None, metric: str | None = None) -> PerUser | None:
+        """Return the metric of every user in every confirm run of an arm, or None where it has no run.
+
+        A metric that does not follow from ranks (accuracy, for one) has one column, the mean of the trial:
+        then intervals resample seeds alone.
+        """
+        metric = metric or self.settings["metric"]
+        trials = self.chosen(arm, keep_ratio)
+        if trials.empty:
+            return None
+        try:
+            rows = [
+                metric_per_user(metric, ranks["rank"], ranks["candidates"]) for ranks in map(self.ranks, trials["id"])
+            ]
+        except ValueError:
+            column = f"test.{metric}"
+            if column not in trials:
+                raise RunDirectoryError(f"no trial has the metric {metric!r}", where=str(self.root)) from None
+            rows = [np.array([value]) for value in trials[column]]
+        return PerUser(np.stack(rows), trials.reset_index(drop=True))
+
+    def users(self) -> int:
+        """Return how many users the test metric is a mean over; 0 before the first confirm trial."""
+        frame = self.confirmed()
+        frame = frame[frame["ranks_sha256"].notna()]
+        return 0 if frame.empty else len(self.ranks(frame["id"].iloc[0])["rank"])
+
+    def evidence(self) -> tuple[dict[str, Any], pd.DataFrame] | None:
+        """Return ``evidence.json`` and ``scores.parquet`` of the first evidence, or None where there is none."""
+        for folder in sorted((self.root / "evidence").glob("*")):
+            if (folder / "evidence.json").is_file() and (folder / "scores.parquet").is_file():
+                return json.loads((folder / "evidence.json").read_text()), pd.read_parquet(folder / "scores.parquet")
+        return None
+
+    def items(self) -> pd.DataFrame | None:
+        """Return ``data/items.parquet``, or None where it is missing."""
+        path = self.root / "data" / "items.parquet"
+        return pd.read_parquet(path) if path.is_file() else None
