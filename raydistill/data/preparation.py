@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +89,8 @@ def prepare(
         split=split,
         provenance=raw.provenance,
     )
-    data.statistics.update(statistics(data, {**rules, "time_cuts": cuts}, removed))
-    return data.save(folder, identity=identity)
+    counts = statistics(data, {**rules, "time_cuts": cuts}, removed)
+    return replace(data, statistics=counts).save(folder, identity=identity)
 
 
 def preparation_identity(
@@ -229,8 +229,9 @@ def _texts(raw: RawData, item_ids: pa.Array) -> tuple[pa.Array, pa.Array]:
     table = raw.items.data
     if table.num_rows == 0:
         return pa.array([""] * len(item_ids)), pa.array([[]] * len(item_ids), pa.list_(pa.string()))
-    known = pc.index_in(item_ids, value_set=table.column("item").combine_chunks())
-    titles = table.column("title").combine_chunks().take(known)
-    attributes = table.column("attributes").combine_chunks().take(known)
+    # Chunks are joined after the choice: a large catalogue's titles may not fit into one Arrow string array.
+    known = pc.index_in(item_ids, value_set=table.column("item"))
+    titles = table.column("title").take(known).combine_chunks()
+    attributes = table.column("attributes").take(known).combine_chunks()
     empty = pa.scalar([], attributes.type)
     return pc.fill_null(titles, ""), pc.if_else(pc.is_null(attributes), empty, attributes)

@@ -214,9 +214,7 @@ def split_positions(
         raise ValueError(f"unknown split {split!r}: {', '.join(SPLITS)} are known")
     if split == "leave_one_out":
         result = leave_one_out(offsets)
-        mend = (
-            "a user needs at least 3 interactions; give longer histories, or raise min_interactions to see the effect"
-        )
+        mend = "a user needs at least 3 interactions: give longer histories, or lower data.min_interactions"
     else:
         if not 0 < cuts[0] < cuts[1] < 1:
             raise ValueError(f"time cuts must be two ascending shares between 0 and 1, not {cuts}")

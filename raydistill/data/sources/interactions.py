@@ -114,7 +114,10 @@ def _tables(path: Path, needed: dict[str, str], delimiter: str | None) -> Iterat
     elif kind == "json":
         first = json_fields(file)
         require_columns(needed, list(first), str(path))
-        schema = pa.schema([(column, _json_type(first[column])) for column in needed.values()])
+        # A rating may be a whole number first and a fraction later.
+        schema = pa.schema(
+            [(column, pa.float64() if key == "rating" else _json_type(first[column])) for key, column in needed.items()]
+        )
         for table, block in json_tables(file, schema):
             yield table, block.where
     elif kind == "parquet":
@@ -128,7 +131,7 @@ def _tables(path: Path, needed: dict[str, str], delimiter: str | None) -> Iterat
 
 
 def _json_type(value: object) -> pa.DataType:
-    """Return the Arrow type of a column from its first value; whole numbers may be followed by fractions."""
+    """Return the Arrow type of a column from its first value."""
     if isinstance(value, list):
         return pa.list_(pa.string())
     if isinstance(value, int) and not isinstance(value, bool):

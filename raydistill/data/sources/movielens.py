@@ -108,7 +108,7 @@ def load(params: Params, cache: Path) -> RawData:
     path = Path(params.path) if params.path else _downloaded(params.variant, layout, Path(cache))
     ratings, movies = _files(path, params.variant, layout)
     try:
-        read = sorted({ratings.path, movies.path})
+        read = dict.fromkeys([ratings.path, movies.path])
         provenance = provenance_of("movielens", read, {"variant": params.variant}, time_unit="s")
     except OSError as error:
         raise unreadable(Path(error.filename or path), error) from error
