@@ -163,8 +163,8 @@ def _observed(model, batches, logits, stack, rows, asked, chunk_size, meter) -> 
                     logits(model, piece)
                 if attention:
                     with meter.part("attention"):
-                        each = torch.stack([concentration(one, real) for one in probabilities], dim=1)
-                        found["attention"].append(each[~each.isnan().any(dim=1)])
+                        each, usable = zip(*(concentration(one, real) for one in probabilities), strict=True)
+                        found["attention"].append(torch.stack(each, dim=1)[usable[0]])
                 if hidden:
                     with meter.part("hidden"):
                         found["block_influence"].append(turning(states, real))
@@ -212,7 +212,7 @@ def _gradients(model, batches, logits, rows, asked, rng, draws, chunk_size, mete
         if kind in values:
             values[f"{kind}_mean"] = values[kind] / sizes
     if whole:
-        terms = [float((w * g).abs().sum()) for w, g in zip(parameters, whole, strict=True)]
+        terms = [float((w.detach() * g).abs().sum()) for w, g in zip(parameters, whole, strict=True)]
         owner = [layer for layer, block in enumerate(rows) for _ in block.parameters()]
         values["taylor"] = np.bincount(owner, weights=terms, minlength=n_layers) / n_examples
     return values

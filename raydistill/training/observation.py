@@ -55,8 +55,8 @@ def attention_states(model: nn.Module, stack: Stack) -> Iterator[list[Tensor]]:
 
 def concentration(
     probabilities: Float[Tensor, "n heads query key"], real: Bool[Tensor, "n seq"]
-) -> Float[Tensor, " n"]:
-    """Return each example's attention concentration; NaN where no position has two keys to choose from.
+) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
+    """Return each example's attention concentration, and whether it has one: a position with two keys to choose from.
 
     ``1 - entropy / log(keys)`` for each real query position that may look at two or more real keys; the mean over
     these positions, then over heads. Which keys a position may look at is read off the probabilities: a pair of
@@ -65,12 +65,14 @@ def concentration(
     """
     weights = probabilities.double()
     pairs = real[:, :, None] & real[:, None, :]
-    opened = ((weights > 0).any(dim=1) & pairs).any(dim=0)
+    opened = ((weights != 0).any(dim=1) & pairs).any(dim=0)  # NaN counts as open, and shows in the result
     keys = (pairs & opened).sum(dim=-1)
     entropy = -torch.xlogy(weights, weights).sum(dim=-1)
     rows = keys > 1
-    each = 1 - entropy / keys.clamp(min=2).log()[:, None]
-    return (each * rows[:, None]).sum(dim=-1).mean(dim=1) / rows.sum(dim=-1)
+    each = 1 - entropy / keys.clamp(min=2).double().log()[:, None]
+    n_rows = rows.sum(dim=-1)
+    mean = each.masked_fill(~rows[:, None], 0).sum(dim=-1).mean(dim=1) / n_rows.clamp(min=1)
+    return mean, n_rows > 0
 
 
 def mean_over(values: Float[Tensor, "n seq"], real: Bool[Tensor, "n seq"]) -> Float[Tensor, " n"]:

@@ -196,7 +196,7 @@ def _linear(
     return squares + d.sum(dim=1).square().sum(dim=1) if bias else squares
 
 
-def _gradients(module: nn.Module, call: Call, gradient: Tensor) -> dict[str, Float[Tensor, "n *parameter"]]:
+def _gradients(module: nn.Module, call: Call, gradient: Tensor) -> dict[str, Float[Tensor, "n ..."]]:
     """Return the per-example gradients of a module with few parameters, by name."""
     if isinstance(module, nn.Embedding) and call.input.ndim == 2 and gradient.ndim == 4:
         return {"weight": _relative_positions(call.input, gradient, module.num_embeddings)}

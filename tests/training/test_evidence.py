@@ -1,0 +1,460 @@
+"""Evidence against brute force: a loop over examples with autograd, in float64, for every family."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification, T5Config, T5Model
+
+from raydistill.errors import EvidenceError
+from raydistill.models import FAMILIES, blocks, build_recommender, skip_layers
+from raydistill.seeding import stream
+from raydistill.selectors import KINDS
+from raydistill.training.calibration import draw_labels, example_losses
+from raydistill.training.evidence import CalibrationBatch, measure_evidence
+
+N_ITEMS, LENGTH, LAYERS = 11, 6, 3
+
+
+class EncoderDecoder(torch.nn.Module):
+    """A T5 encoder and decoder with a class head, wrapped as a recommender is."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.backbone = T5Model(
+            T5Config(
+                vocab_size=N_ITEMS, d_model=8, d_kv=4, d_ff=16, num_layers=2, num_decoder_layers=LAYERS, num_heads=2,
+                decoder_start_token_id=0, feed_forward_proj="gated-gelu",
+            )
+        )  # fmt: skip
+        self.head = torch.nn.Linear(8, 5)
+
+
+def _spread(model, seed=0):
+    """Move every parameter off its symmetric start, so that no gradient is zero by accident."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+    return model.double()
+
+
+def make(name):
+    """Return a model in training mode, its logits function, stack and batches of one replicate."""
+    if name == "t5-decoder":
+        return _spread(EncoderDecoder()), decoder_logits, "decoder", [decoder_batch(3)]
+    if name == "bert-classifier":
+        torch.manual_seed(2)
+        config = BertConfig(
+            vocab_size=N_ITEMS, hidden_size=8, num_hidden_layers=LAYERS, num_attention_heads=2, intermediate_size=12,
+            max_position_embeddings=LENGTH, num_labels=5, pad_token_id=0,
+        )  # fmt: skip
+        return _spread(BertForSequenceClassification(config)), class_logits, None, [class_batch(3), class_batch(2)]
+    model = build_recommender(
+        name, n_items=N_ITEMS, layers=LAYERS, hidden=8, heads=2, dropout=0.3, max_length=LENGTH, seed=0
+    )
+    return _spread(model), item_logits, None, [item_batch(4, 0), item_batch(3, 1)]
+
+
+def _ids(n_rows, generator):
+    lengths = torch.randint(2, LENGTH + 1, (n_rows,), generator=generator)
+    ids = torch.randint(1, N_ITEMS, (n_rows, LENGTH), generator=generator)
+    return ids * (torch.arange(LENGTH) < lengths[:, None]), lengths
+
+
+def item_batch(n_rows, seed):
+    """Return rows with two targets each, out of order: after the first and after the last item."""
+    generator = torch.Generator().manual_seed(seed)
+    ids, lengths = _ids(n_rows, generator)
+    example = torch.arange(n_rows).repeat(2).flip(0)
+    inputs = {"input_ids": ids, "attention_mask": ids.ne(0).long(), "last": lengths - 1}
+    return CalibrationBatch(inputs, example, torch.randint(0, N_ITEMS, (2 * n_rows,), generator=generator))
+
+
+def item_logits(model, batch):
+    hidden = model.hidden(batch.inputs["input_ids"])
+    second_half = torch.arange(len(batch.example)) >= len(batch.example) // 2
+    places = torch.where(second_half, batch.inputs["last"][batch.example], 0)
+    return model.logits(hidden[batch.example, places])
+
+
+def class_batch(n_rows):
+    generator = torch.Generator().manual_seed(n_rows)
+    ids, _ = _ids(n_rows, generator)
+    labels = torch.randint(0, 5, (n_rows,), generator=generator)
+    return CalibrationBatch({"input_ids": ids, "attention_mask": ids.ne(0).long()}, torch.arange(n_rows), labels)
+
+
+def class_logits(model, batch):
+    return model(**batch.inputs).logits[batch.example]
+
+
+def decoder_batch(n_rows):
+    batch = class_batch(n_rows)
+    decoder, _ = _ids(n_rows, torch.Generator().manual_seed(9))
+    batch.inputs["decoder_input_ids"] = decoder[:, :4]
+    batch.inputs["decoder_attention_mask"] = decoder[:, :4].ne(0).long()
+    return batch
+
+
+def decoder_logits(model, batch):
+    return model.head(model.backbone(**batch.inputs).last_hidden_state[batch.example, 0])
+
+
+CASES = [*FAMILIES, "t5-decoder", "bert-classifier"]
+every_model = pytest.mark.parametrize("name", CASES)
+
+
+def one_by_one(batches):
+    for batch in batches:
+        yield from (piece for piece, _ in batch.chunks(1))
+
+
+def loop(model, logits, rows, batches, labels_of):
+    """Return per-example gradients by plain autograd: a list over examples of a list over blocks of tensors."""
+    found = []
+    for piece in one_by_one(batches):
+        scores = logits(model, piece)
+        loss = torch.nn.functional.cross_entropy(scores, labels_of(piece, scores))
+        parameters = [list(block.parameters()) for block in rows]
+        flat = torch.autograd.grad(loss, [p for block in parameters for p in block], allow_unused=True)
+        gradients = iter(flat)
+        found.append([[next(gradients) for _ in block] for block in parameters])
+    return found
+
+
+def squares(gradients):
+    return np.array([[sum(float(g.square().sum()) for g in b if g is not None) for b in row] for row in gradients])
+
+
+def measured(name, kinds, **options):
+    model, logits, stack, batches = make(name)
+    evidence = measure_evidence(model, [batches], logits, kinds, seed=5, stack=stack, **options)
+    model.eval()
+    return evidence, model, logits, list(blocks(model, stack)), batches, stack
+
+
+@every_model
+@pytest.mark.parametrize("chunk_size", [2, 64])
+def test_gradient_kinds_equal_the_loop_over_examples(name, chunk_size):
+    kinds = ["fisher_empirical", "fisher_empirical_mean", "gradient", "taylor", "taylor_group"]
+    evidence, model, logits, rows, batches, _ = measured(name, kinds, chunk_size=chunk_size)
+    gradients = loop(model, logits, rows, batches, lambda piece, scores: piece.labels)
+    norms = squares(gradients)
+    sizes = [sum(p.numel() for p in block.parameters()) for block in rows]
+    group, weights = np.zeros((len(gradients), len(rows))), np.zeros(len(rows))
+    for layer, block in enumerate(rows):
+        for i, parameter in enumerate(block.parameters()):
+            each = [row[layer][i] for row in gradients]
+            each = [torch.zeros_like(parameter) if g is None else g for g in each]
+            group[:, layer] += [float((parameter.detach() * g).sum()) for g in each]
+            weights[layer] += float((parameter.detach() * torch.stack(each).mean(0)).abs().sum())
+    expected = {
+        "fisher_empirical": norms.mean(0),
+        "fisher_empirical_mean": norms.mean(0) / sizes,
+        "gradient": np.sqrt(norms).mean(0),
+        "taylor": weights,
+        "taylor_group": np.abs(group).mean(0),
+    }
+    for kind in kinds:
+        assert evidence.values[kind].shape == (1, len(rows))
+        np.testing.assert_allclose(evidence.values[kind][0], expected[kind], rtol=1e-8, err_msg=kind)
+
+
+@every_model
+def test_true_fisher_equals_the_loop_with_the_same_drawn_labels(name):
+    draws = 3
+    evidence, model, logits, rows, batches, _ = measured(name, ["fisher", "fisher_mean"], draws=draws, chunk_size=2)
+    rng = stream(5, "evidence", 0)
+    total, n_examples = np.zeros(len(rows)), 0
+    for batch in batches:
+        uniforms = torch.from_numpy(rng.random((draws, len(batch.labels))))
+        n_examples += batch.n_rows
+        for draw in range(draws):
+            labels = draw_labels(logits(model, batch), uniforms[draw])
+            drawn = CalibrationBatch(batch.inputs, batch.example, labels)
+            total += squares(loop(model, logits, rows, [drawn], lambda piece, scores: piece.labels)).sum(0)
+    sizes = [sum(p.numel() for p in block.parameters()) for block in rows]
+    np.testing.assert_allclose(evidence.values["fisher"][0], total / draws / n_examples, rtol=1e-8)
+    np.testing.assert_allclose(evidence.values["fisher_mean"][0], total / draws / n_examples / sizes, rtol=1e-8)
+
+
+def test_true_fisher_tends_to_the_expectation_over_all_labels():
+    model, _, _, batches = make("gpt2")
+    rows = list(blocks(model))
+    expected, n_examples = np.zeros(len(rows)), 0
+    # One target a row here, so that the expectation is a plain sum over the classes.
+    batches = [CalibrationBatch(b.inputs, torch.arange(b.n_rows), b.labels[: b.n_rows]) for b in batches]
+
+    def first(model, batch):
+        return model.logits(model.hidden(batch.inputs["input_ids"])[:, 0])
+
+    evidence = measure_evidence(model, [batches], first, ["fisher"], seed=1, draws=400)
+    model.eval()
+    for piece in one_by_one(batches):
+        n_examples += 1
+        for label, share in enumerate(first(model, piece).softmax(-1)[0].tolist()):
+            gradients = loop(model, first, rows, [piece], lambda piece, scores, label=label: torch.tensor([label]))
+            expected += share * squares(gradients)[0]
+    np.testing.assert_allclose(evidence.values["fisher"][0], expected / n_examples, rtol=0.1)
+
+
+def test_drawn_labels_follow_the_softmax():
+    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]]).expand(40000, 4)
+    labels = draw_labels(logits, torch.from_numpy(np.random.default_rng(0).random(40000)))
+    shares = torch.bincount(labels, minlength=4) / 40000
+    torch.testing.assert_close(shares, logits[0].softmax(-1), atol=0.01, rtol=0)
+    assert draw_labels(logits[:2], torch.tensor([0.0, 1 - 1e-16])).tolist() == [0, 3]
+
+
+def reference_states(model, batch, stack):
+    """Return each block's input and output from the model's own hidden states, before any last normalization."""
+    states = []
+    rows = blocks(model, stack)
+    handles = [
+        block.register_forward_hook(
+            lambda module, args, kwargs, output: states.append(
+                (args[0] if args else kwargs["hidden_states"], output if torch.is_tensor(output) else output[0])
+            ),
+            with_kwargs=True,
+        )
+        for block in rows
+    ]
+    return states, handles
+
+
+def real_length(piece, stack):
+    return int(piece.inputs["decoder_attention_mask" if stack == "decoder" else "attention_mask"].sum())
+
+
+@every_model
+def test_block_influence_angles_and_first_order_removal_by_loops(name):
+    kinds = ["block_influence", "contiguous", "taylor_block"]
+    evidence, model, logits, rows, batches, stack = measured(name, kinds, chunk_size=2)
+    influence, angles, removal = [], [], []
+    for piece in one_by_one(batches):
+        states, handles = reference_states(model, piece, stack)
+        loss = torch.nn.functional.cross_entropy(logits(model, piece), piece.labels)
+        for handle in handles:
+            handle.remove()
+        gradients = torch.autograd.grad(loss, [after for _, after in states])
+        n = real_length(piece, stack)
+
+        def cosine(a, b, n=n):
+            return [float(a[0, t] @ b[0, t] / a[0, t].norm() / b[0, t].norm()) for t in range(n)]
+
+        influence.append([1 - np.mean(cosine(a, b)) for a, b in states])
+        angles.append(
+            [
+                [
+                    np.mean([math.acos(max(-1, min(1, c))) / math.pi for c in cosine(states[i][0], states[j][1])])
+                    if i <= j
+                    else 0.0
+                    for j in range(len(rows))
+                ]
+                for i in range(len(rows))
+            ]
+        )
+        removal.append([-float((g * (b - a).detach()).sum()) for g, (a, b) in zip(gradients, states, strict=True)])
+    np.testing.assert_allclose(evidence.values["block_influence"][0], np.mean(influence, 0), rtol=1e-8)
+    np.testing.assert_allclose(evidence.values["contiguous"][0], np.mean(angles, 0), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(evidence.values["taylor_block"][0], np.mean(removal, 0), rtol=1e-6, atol=1e-12)
+
+
+@every_model
+def test_attention_concentration_by_loops(name):
+    evidence, model, _, _, batches, stack = measured(name, ["attention"], chunk_size=2)
+    causal = stack == "decoder" or getattr(model, "causal", False)
+    backbone = getattr(model, "backbone", model)
+    backbone.set_attn_implementation("eager")
+    found = []
+    for piece in one_by_one(batches):
+        n = real_length(piece, stack)
+        inputs = {key: value for key, value in piece.inputs.items() if key != "last"}
+        output = backbone(**inputs, output_attentions=True)
+        attentions = output.decoder_attentions if stack == "decoder" else output.attentions
+        each_block = []
+        for probabilities in attentions:
+            heads = []
+            for head in probabilities[0].tolist():
+                each_row = []
+                for i in range(n):
+                    keys = i + 1 if causal else n
+                    if keys > 1:
+                        entropy = -sum(p * math.log(p) for p in head[i][:keys] if p > 0)
+                        each_row.append(1 - entropy / math.log(keys))
+                heads.append(np.mean(each_row) if each_row else np.nan)
+            each_block.append(np.mean(heads))
+        if not np.isnan(each_block).any():
+            found.append(each_block)
+    np.testing.assert_allclose(evidence.values["attention"][0], np.mean(found, 0), rtol=1e-7)
+
+
+@every_model
+def test_leave_one_out_and_greedy_by_loops(name):
+    evidence, model, logits, rows, batches, stack = measured(name, ["leave_one_out", "greedy", "greedy_loss"])
+
+    def loss(skipped):
+        with torch.no_grad(), skip_layers(model, {stack: skipped} if stack else skipped):
+            losses = [torch.nn.functional.cross_entropy(logits(model, p), p.labels) for p in one_by_one(batches)]
+        return float(torch.stack(losses).mean())
+
+    base = loss([])
+    alone = [loss([layer]) - base for layer in range(len(rows))]
+    np.testing.assert_allclose(evidence.values["leave_one_out"][0], alone, rtol=1e-8, atol=1e-12)
+    gone, left = [], set(range(len(rows)))
+    while left:
+        best = min(left, key=lambda layer: loss([*gone, layer]))
+        gone.append(best)
+        left.remove(best)
+        step = evidence.values["greedy"][0][best]
+        assert step == len(gone)
+        assert evidence.values["greedy_loss"][0][best] == pytest.approx(loss(gone) - base, rel=1e-8)
+
+
+@every_model
+def test_model_and_random_state_come_back_as_they_were(name):
+    model, logits, stack, batches = make(name)
+    model.train()
+    next(model.children()).eval()  # a mixed mode has to come back as well
+    modes = {key: module.training for key, module in model.named_modules()}
+    before = copy.deepcopy(model.state_dict())
+    implementation = getattr(model, "backbone", model).config._attn_implementation
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    measure_evidence(model, [batches], logits, KINDS, seed=0, stack=stack)
+    torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
+    assert {key: module.training for key, module in model.named_modules()} == modes
+    assert getattr(model, "backbone", model).config._attn_implementation == implementation
+    assert all(parameter.grad is None for parameter in model.parameters())
+    # transformers leaves inert hooks of its own behind once attention probabilities were asked for.
+    hooks = [h for m in model.modules() for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())]
+    assert not [hook for hook in hooks if hook.__module__.startswith("raydistill")]
+    assert not any("compute_bias" in vars(module) or "forward" in vars(module) for module in model.modules())
+    for key, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, before[key], rtol=0, atol=0)
+
+
+def test_every_kind_has_values_seconds_and_memory_and_replicates_differ():
+    model, logits, _, batches = make("gpt2")
+    evidence = measure_evidence(model, [batches, [item_batch(7, 8)]], logits, KINDS, seed=0, samples=7)
+    assert set(evidence.values) == set(evidence.seconds) == set(evidence.peak_memory_bytes) == set(KINDS)
+    assert all(seconds > 0 for seconds in evidence.seconds.values())
+    assert evidence.samples == 7
+    assert evidence.replicates == 2
+    for kind, array in evidence.values.items():
+        assert array.shape == ((2, LAYERS, LAYERS) if kind == "contiguous" else (2, LAYERS))
+        assert array.dtype == np.float64
+        assert kind == "greedy" or not np.allclose(array[0], array[1])
+
+
+def test_same_seed_same_bits_and_the_seed_moves_the_true_fisher_only():
+    model, logits, _, batches = make("gpt2")
+    kinds = ["fisher", "fisher_empirical", "attention"]
+    one, again, other = (measure_evidence(model, [batches], logits, kinds, seed=seed) for seed in (1, 1, 2))
+    for kind in kinds:
+        np.testing.assert_array_equal(one.values[kind], again.values[kind])
+    assert not np.allclose(one.values["fisher"], other.values["fisher"])
+    np.testing.assert_array_equal(one.values["attention"], other.values["attention"])
+
+
+def test_switch_to_eager_is_said_aloud(caplog):
+    model, logits, _, batches = make("bert")
+    with caplog.at_level(logging.INFO, logger="raydistill.training.evidence"):
+        measure_evidence(model, [batches], logits, ["attention"], seed=0)
+    assert "eager" in caplog.text
+
+
+def test_module_that_no_rule_knows_and_one_called_twice_are_exact_too():
+    """A gain without a batch axis (no rule knows it) and one linear map used twice in a block."""
+
+    class Gain(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gain = torch.nn.Parameter(torch.tensor([0.3, 0.7], dtype=torch.float64))
+
+        def forward(self, hidden, scale):
+            return hidden * self.gain.sum() * scale * self.gain[0]
+
+    model, logits, _, batches = make("gpt2")
+    block = blocks(model)[1]
+    block.gain, inner, linear = Gain(), block.mlp, torch.nn.Linear(8, 8, dtype=torch.float64)
+
+    class Twice(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.linear = inner, linear
+
+        def forward(self, hidden):
+            return self.linear(torch.tanh(self.linear(block.gain(self.inner(hidden), 2.0))))
+
+    block.mlp = Twice()
+    evidence = measure_evidence(model, [batches], logits, ["fisher_empirical", "taylor_group"], seed=0)
+    model.eval()
+    expected = squares(loop(model, logits, list(blocks(model)), batches, lambda piece, scores: piece.labels)).mean(0)
+    np.testing.assert_allclose(evidence.values["fisher_empirical"][0], expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["fisher", "gradient", "taylor_block"])
+def test_frozen_parameters_are_refused_for_gradients_only(kind):
+    model, logits, _, batches = make("gpt2")
+    blocks(model)[1].mlp.c_fc.weight.requires_grad_(False)
+    with pytest.raises(EvidenceError, match=r"mlp\.c_fc\.weight of block 1 is frozen") as caught:
+        measure_evidence(model, [batches], logits, [kind], seed=0)
+    assert "requires_grad_" in caught.value.mend
+    measure_evidence(model, [batches], logits, ["attention", "block_influence", "leave_one_out"], seed=0)
+
+
+def test_quantized_parameters_are_refused_for_gradients():
+    model, logits, _, batches = make("gpt2")
+    model.backbone.is_quantized = True
+    with pytest.raises(EvidenceError, match="quantized"):
+        measure_evidence(model, [batches], logits, ["fisher"], seed=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_model_that_is_not_finite_is_refused(kind):
+    model, logits, _, batches = make("gpt2")
+    with torch.no_grad():
+        blocks(model)[1].mlp.c_fc.weight[0, 0] = float("nan")
+    with pytest.raises(EvidenceError, match="not finite"):
+        measure_evidence(model, [batches], logits, [kind], seed=0)
+
+
+def test_too_little_data_unknown_kinds_and_rows_without_target_are_refused():
+    model, logits, _, batches = make("gpt2")
+    with pytest.raises(EvidenceError, match="fewer than the 8 asked for") as caught:
+        measure_evidence(model, [batches], logits, ["fisher"], seed=0, samples=8)
+    assert "at most 7" in caught.value.mend
+    with pytest.raises(EvidenceError, match="no examples"):
+        measure_evidence(model, [], logits, ["fisher"], seed=0)
+    with pytest.raises(EvidenceError, match=r"unknown evidence kinds \['fishre'\]"):
+        measure_evidence(model, [batches], logits, ["fishre"], seed=0)
+    bare = CalibrationBatch(batches[0].inputs, torch.zeros(2, dtype=torch.long), torch.zeros(2, dtype=torch.long))
+    with pytest.raises(EvidenceError, match="no target"):
+        measure_evidence(model, [[bare]], logits, ["fisher"], seed=0)
+
+
+def test_sequences_of_one_item_have_no_attention_to_measure():
+    model, logits, _, _ = make("gpt2")
+    ids = torch.tensor([[3, 0], [4, 0]])
+    batch = CalibrationBatch({"input_ids": ids, "last": torch.zeros(2, dtype=torch.long)}, torch.arange(2), ids[:, 0])
+    with pytest.raises(EvidenceError, match="no calibration example"):
+        measure_evidence(model, [[batch]], logits, ["attention"], seed=0)
+
+
+def test_example_losses_are_means_over_their_own_targets():
+    logits = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    batch = CalibrationBatch(
+        {"input_ids": torch.ones(2, 1)}, torch.tensor([0, 1, 0, 1, 0]), torch.tensor([0, 1, 2, 3, 0])
+    )
+    each = [-math.log(float(logits[i].softmax(-1)[label])) for i, label in enumerate(batch.labels.tolist())]
+    expected = torch.tensor([(each[0] + each[2] + each[4]) / 3, (each[1] + each[3]) / 2])
+    torch.testing.assert_close(example_losses(logits, batch.labels, batch), expected)
