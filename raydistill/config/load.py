@@ -21,8 +21,6 @@ from raydistill.config.tables import Tables
 from raydistill.config.tree import Dumper, Tree, read_tree
 from raydistill.errors import ConfigError, UserError
 
-_SPECIAL = ("name", "task", "data", "selectors", "controls", "sections")
-
 
 def load_sweep(path: Path | str, overrides: Sequence[str] = (), *, tables: Tables) -> schema.Sweep:
     """Return the sweep of a file, with overrides applied and every default filled in.
@@ -100,7 +98,7 @@ def _sections(tree: Tree, tables: Tables) -> tuple[dict[str, Any], list[Mistake]
     for name, field in schema.Sweep.model_fields.items():
         if name in readers:
             value = readers[name]()
-        elif name in _SPECIAL:
+        elif name in ("name", "task", "sections"):  # read with the root
             continue
         elif tree.get((name,)) is ABSENT and field.is_required():
             mistakes.append(Mistake((name,), "required, but not given"))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raydistill.config import arms, n_student_layers, strata
+from raydistill.config.space import Dimension, Space
 from raydistill.errors import ConfigError
 
 
@@ -73,8 +74,6 @@ class _Range:
     """A sweep as far as ``strata`` looks at one."""
 
     def __init__(self, kind: str, low: float, high: float) -> None:
-        from raydistill.config.space import Dimension, Space
-
         dimension = Dimension.model_validate({kind: (low, high)})
         self.search = type("Search", (), {"space": Space(keep_ratio=dimension)})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import make_dataclass
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raydistill.config import dump_sweep, load_sweep, plain_sweep
+from raydistill.config.params import model_of
+from raydistill.config.schema import DataKeys
 from raydistill.config.tree import Dumper, read_tree
 from raydistill.errors import ConfigError
 
@@ -203,12 +206,7 @@ def test_the_same_file_by_text_and_by_path(tmp_path, minimal, tables):
     assert load_sweep(str(file), tables=tables) == load_sweep(Path(file), tables=tables)
 
 
-def test_shared_keys_of_a_source_are_a_mistake_of_its_author(load, tables):
-    from dataclasses import make_dataclass
-
-    from raydistill.config.params import model_of
-    from raydistill.config.schema import DataKeys
-
+def test_shared_keys_of_a_source_are_a_mistake_of_its_author():
     with pytest.raises(TypeError, match="max_length"):
         model_of(make_dataclass("Clash", [("max_length", int, 3)], frozen=True), DataKeys)
 

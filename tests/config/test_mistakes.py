@@ -77,6 +77,11 @@ analysis: {margin: 0.02}
     ]
 
 
+def test_the_message_counts_its_mistakes(load):
+    with pytest.raises(ConfigError, match=r"^3 mistakes in .*sweep\.yaml\n\n"):
+        load("search.trials=0", "confirm.seeds=0", "training.epochs=0")
+
+
 WHOLE = """\
 1 mistake in {file}
 
