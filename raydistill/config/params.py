@@ -61,4 +61,9 @@ def plain(params: Any) -> dict[str, Any]:
     """Return the parameters as dicts, lists and scalars, as YAML and JSON hold them; None as no parameters."""
     if params is None:
         return {}
-    return pydantic.TypeAdapter(type(params)).dump_python(params, mode="json")
+    return _adapter(type(params)).dump_python(params, mode="json")
+
+
+@functools.cache
+def _adapter(kind: type) -> pydantic.TypeAdapter:
+    return pydantic.TypeAdapter(kind)
