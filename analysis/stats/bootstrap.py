@@ -202,10 +202,10 @@ def _interval(mean: CrossedMean, resampled: Floats, level: float, null: float | 
     scale = 2 * half / (below + above)
     return Interval(
         estimate=mean.estimate,
-        low=mean.estimate - scale * below,
-        high=mean.estimate + scale * above,
+        low=float(mean.estimate - scale * below),
+        high=float(mean.estimate + scale * above),
         level=level,
-        p_value=float("nan") if null is None else mean.p_value(null),
+        p_value=np.nan if null is None else mean.p_value(null),
         unit=mean.unit,
         n_replicates=mean.n_replicates,
         n_users=mean.n_users,

@@ -38,16 +38,17 @@ class ArmComparison:
         reference_mean: Interval of the reference's mean.
         difference: Crossed bootstrap interval of arm minus reference.
         ratio: Crossed bootstrap interval of arm over reference; None where the reference's mean is not above 0.
-        adjusted_p: Holm-adjusted p-value of the difference (of `difference.p_value`) over the family.
+        adjusted_p: p-value of the difference (`difference.p_value`) corrected over the family: Holm where planned,
+            otherwise Benjamini-Hochberg.
         seeds_t: Paired t test over seeds (teachers).
         users_t: Paired t test over users; about these trained models only.
         sign_flip: Randomization test over users; about these trained models only.
         seed_effect: Effect size over seeds; None for one replicate.
         user_effect: Effect size over users.
         non_inferiority: Test against the margin; None where the reference's mean is not above 0.
-        non_inferiority_p: Its Holm-adjusted p-value; NaN where there is none.
+        non_inferiority_p: Its corrected p-value; NaN where there is none.
         equivalence: TOST; None where the reference's mean is not above 0.
-        equivalence_p: Its Holm-adjusted p-value; NaN where there is none.
+        equivalence_p: Its corrected p-value; NaN where there is none.
         power: What the data can resolve, asked about `resolve` of the reference's mean; None where that is not
             above 0.
         resolve: The relative effect that `power` is asked about.

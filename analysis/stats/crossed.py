@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, stats
+from scipy import optimize, special
 
 from analysis.stats.arrays import Alternative, Unit, check_level, replicates
 
@@ -68,33 +68,38 @@ class CrossedMean:
     def p_value(self, null: float = 0.0, alternative: Alternative = "two-sided") -> float:
         """Return the p-value of "the mean is `null`", the error rate at which the interval just touches `null`.
 
-        Where nothing varies it is 1 if the estimate equals `null` (or lies on its far side), otherwise 0.
+        "greater" puts the burden on the claim that the mean is above `null`, "less" that it is below. Where nothing
+        varies the p-value is 0 if the claim is true of the estimate, otherwise 1. Below 1e-100 it is 0.
         """
-        distance = self.estimate - null
-        if alternative == "less":
-            distance = -distance
+        signs = {"two-sided": 1, "greater": 1, "less": -1}
+        if alternative not in signs:
+            raise ValueError(f"alternative is {alternative!r}, but one of {sorted(signs)} is needed")
+        distance = signs[alternative] * (self.estimate - null)
+        if self.standard_error == 0:
+            claim = distance != 0 if alternative == "two-sided" else distance > 0
+            return 0.0 if claim else 1.0
         upper = self._tail(abs(distance))
         if alternative == "two-sided":
-            return min(1.0, 2 * upper)
+            return 2 * upper
         return upper if distance > 0 else 1 - upper
 
     def _half(self, tail: float) -> float:
-        seeds = stats.t.isf(tail, self.n_replicates - 1) ** 2 * self.seed_part if self.n_replicates > 1 else 0.0
-        users = stats.t.isf(tail, self.n_users - 1) ** 2 * self.user_part
-        return float(np.sqrt(seeds + users))
+        return float(np.sqrt(sum(special.stdtrit(df, tail) ** 2 * part for df, part in self._parts())))
+
+    def _parts(self) -> list[tuple[int, float]]:
+        parts = ((self.n_replicates - 1, self.seed_part), (self.n_users - 1, self.user_part))
+        return [(df, part) for df, part in parts if part > 0]
 
     def _tail(self, distance: float) -> float:
         """Return the tail probability whose half-width is `distance`, between 0 and one half."""
+        lowest, highest = 1e-100, 0.5
         if distance == 0:
-            return 0.5 if self.standard_error > 0 else 1.0
-        if self.standard_error == 0:
-            return 0.0
-        lowest = 1e-300
+            return highest
         if self._half(lowest) <= distance:
             return 0.0
-        # In logarithms, since p-values span hundreds of orders of magnitude.
-        root = optimize.brentq(lambda log: self._half(np.exp(log)) - distance, np.log(lowest), np.log(0.5), xtol=1e-10)
-        return float(np.exp(root))
+        # In logarithms, since p-values span a hundred orders of magnitude.
+        ends = np.log(lowest), np.log(highest)
+        return float(np.exp(optimize.brentq(lambda log: self._half(np.exp(log)) - distance, *ends, xtol=1e-10)))
 
 
 def crossed_mean(values: ArrayLike) -> CrossedMean:
@@ -122,7 +127,7 @@ def crossed_mean(values: ArrayLike) -> CrossedMean:
     ms_user = n_rows * float(users @ users) / (n_users - 1)
     ms_residual = float(np.vdot(residual, residual)) / ((n_rows - 1) * (n_users - 1))
     # Mean squares at the round-off of the data's own size are nothing: identical seeds, or a constant metric.
-    floor = (np.finfo(np.float64).eps * max(abs(mean), float(np.abs(rows).max()))) ** 2 * rows.size
+    floor = (16 * np.finfo(np.float64).eps * float(np.abs(rows).max())) ** 2 * rows.size
     ms_seed, ms_user, ms_residual = (ms if ms > floor else 0.0 for ms in (ms_seed, ms_user, ms_residual))
     size = n_rows * n_users
     return CrossedMean(

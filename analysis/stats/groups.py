@@ -169,7 +169,7 @@ def top_k_overlap(first: ArrayLike, second: ArrayLike) -> Floats:
 def _interval(values: Floats, level: float, null: float | None) -> Interval:
     mean = crossed_mean(values)
     low, high = mean.interval(level)
-    p_value = float("nan") if null is None else mean.p_value(null)
+    p_value = np.nan if null is None else mean.p_value(null)
     return Interval(mean.estimate, low, high, level, p_value, mean.unit, mean.n_replicates, mean.n_users)
 
 
