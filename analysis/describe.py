@@ -144,7 +144,7 @@ def layer_scores(run: Run, level: float) -> tuple[pd.DataFrame, dict[str, str]]:
         parts = [f"deep/shallow {ratio['mean']:.2f}"] if ratio.get("mean") is not None else []
         parts += [f"stability {known['stability']:.2f}"] if known.get("stability") is not None else []
         comments[name] = ", ".join(parts)
-    order = {name: index for index, name in enumerate([*run.arms(), *names])}
+    order = {name: index for index, name in enumerate([*run.arms(), *(n for n in names if n not in run.arms())])}
     table = table[table["selector"].isin(names)]
     return table.sort_values(["selector", "layer"], key=lambda c: c.map(order) if c.name == "selector" else c), comments
 

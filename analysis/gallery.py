@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from analysis import breakdown, describe, response
 from analysis.figures import compression, curves, effects, layers, sensitivity
-from analysis.figures.names import arm_name, metric_name
+from analysis.figures.names import metric_name, the
 from analysis.results import Results
 
 
@@ -123,10 +123,10 @@ def _effects(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[Pict
             rows, against=against, metric=f"test {metric}", margin=margin, note=_confirmed_note(results, resampled)
         )
         text = (
-            f"Right of the line is better than {arm_name(against)}. The grey band is the margin of {margin:g} %; the word "
+            f"Right of the line is better than {the(against)}. The grey band is the margin of {margin:g} %; the word "
             "at the right is the verdict after correction for the number of arms."
         )
-        title = f"Difference of every student to {arm_name(against)}"
+        title = f"Difference of every student to {the(against)}"
         yield Picture(f"difference_to_{against}", section, title, text, figure, name)
     yield from _random(results, tables, metric)
     if "main" in tables:
@@ -141,8 +141,9 @@ def _effects(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[Pict
             points = points.drop_duplicates(["arm", "keep_ratio"])
             yield Picture(
                 "compression", "How close to the teacher?", "Quality kept against size and measured latency",
-                "The dashed line joins the models that no cheaper model beats. The band under 100 % is the margin.",
-                compression.compression(points, metric=settings["metric"], margin=settings["margin"],
+                "The dashed line joins the models that no cheaper model beats; small points are the other arms. The band "
+                "under 100 % is the margin.",
+                compression.compression(points, metric=settings["metric"], margin=settings["margin"], strong=results.shown(),
                                         note=_confirmed_note(results, resampled)), "main")  # fmt: skip
 
 
@@ -188,18 +189,20 @@ def _search(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[Pictu
     trials = tables.get("search_trials")
     level = f"{_percent(results)} t intervals in bins of equal count"
     if "sensitivity_curves" in tables:
+        names = [n for n in trials.columns if n not in ("id", "arm", "value")]
+        log = tuple(name for name in names if response.log_scaled(trials[name]))
         searched = f"{len(trials)} finished search trials, 1 seed each"
         yield Picture(
             "sensitivity", section, "Validation quality over what was searched",
             "Points are search trials, coloured by arm; the black line is their mean. A sampler chose the trials, so this "
             "describes the search and does not prove an effect.",
-            sensitivity.sensitivity_curves(tables["sensitivity_curves"], trials, metric=settings["metric"],
+            sensitivity.sensitivity_curves(tables["sensitivity_curves"], trials, metric=settings["metric"], log=log,
                                            note=note(results, searched, level)), "sensitivity_curves")  # fmt: skip
         if "sensitivity_surface" in tables:
             yield Picture(
                 "surface", section, "Temperature and alpha together",
                 "A random forest fitted to all search trials (white rings); the star is its best point.",
-                sensitivity.surface(tables["sensitivity_surface"], trials, x="temperature", y="alpha_dist",
+                sensitivity.surface(tables["sensitivity_surface"], trials, x="temperature", y="alpha_dist", log=log,
                                     metric=settings["metric"], note=note(results, searched, "fitted, no interval")),
                 "sensitivity_surface")  # fmt: skip
         if "hyper_parameter_importance" in tables:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from analysis.describe import counts
 from analysis.figures.names import arm_name, metric_name
 from analysis.results import Results
 
@@ -19,11 +20,12 @@ def headline(results: Results) -> list[str]:
         finished = int((run.trials["status"] == "success").sum())
         done = f"{finished} search trials have finished" if finished else "no trial has finished"
         return [f"Nothing can be concluded yet: {done}, and no confirmed result is there."]
-    sentences = [_teacher(results)]
-    for ratio in run.strata():
-        sentences += [_selectors(results, ratio), _kept(results, ratio)]
-    sentences += [_free(results), _scope(results), _state(results)]
-    return [sentence for sentence in sentences if sentence]
+    teacher, good = _teacher(results)
+    strata = [part for ratio in run.strata() for part in (_selectors(results, ratio), _kept(results, ratio))]
+    answer = [*strata, _free(results)]
+    # A teacher that learned nothing is the first thing to know; a good one is a footnote.
+    sentences = [*answer, teacher] if good else [teacher, *answer]
+    return [sentence for sentence in [*sentences, _scope(results), _state(results)] if sentence]
 
 
 def percent(share: float, *, sign: bool = False) -> str:
@@ -35,24 +37,24 @@ def _part(frame: pd.DataFrame, ratio: float) -> pd.DataFrame:
     return frame[np.isclose(frame["keep_ratio"].astype(float), ratio)]
 
 
-def _teacher(results: Results) -> str | None:
-    """Return whether the teacher beats a list of popular items: if not, no selector can be judged."""
+def _teacher(results: Results) -> tuple[str | None, bool]:
+    """Return what the teacher is worth beside a list of popular items, and whether it is surely better."""
     rows = results.teacher[results.teacher["arm"] == "popularity"]
     if rows.empty:
-        return None
+        return None, True
     row, metric = rows.iloc[0], metric_name(results.run.settings["metric"])
     numbers = f"{row['reference_mean']:.4f} against {row['mean']:.4f} {metric}"
     if row["high"] < 0:
-        return f"The teacher is better than recommending what is popular ({numbers})."
+        return f"The teacher is better than recommending what is popular ({numbers}).", True
     if row["low"] > 0:
         return (
             f"The teacher is worse than recommending what is popular ({numbers}): "
             "how its layers are chosen says nothing about good recommendations here."
-        )
+        ), False
     return (
         f"The teacher is not shown to be better than recommending what is popular ({numbers}): "
         "what follows compares models that may have learned nothing of use."
-    )
+    ), False
 
 
 def _selectors(results: Results, ratio: float) -> str | None:
@@ -143,8 +145,6 @@ def _scope(results: Results) -> str:
 
 def _state(results: Results) -> str | None:
     """Return what is missing or was refused, so that no table looks more complete than it is."""
-    from analysis.describe import counts
-
     table = counts(results.run)
     missing, failed = table["missing"].sum(), int(table["failed"].sum())
     parts = [f"{int(missing)} planned trials are missing"] if missing > 0 else []

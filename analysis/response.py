@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from analysis.run import Run
 from analysis.stats import expected_best, importances, interaction, marginal_curve, variance_split
@@ -75,10 +76,13 @@ def _follows(values: pd.Series, others: list[pd.Series]) -> bool:
 
 
 def log_scaled(values: pd.Series) -> bool:
-    """Return whether a parameter is better seen on a log scale: positive, continuous, over more than a factor 5."""
+    """Return whether a parameter is better seen on a log scale: positive, continuous, wide, and spread more
+    evenly there."""
     if not pd.api.types.is_numeric_dtype(values) or values.nunique() <= 6:
         return False
-    return bool(values.min() > 0 and values.max() / values.min() > 5)
+    if values.min() <= 0 or values.max() / values.min() < 5:
+        return False
+    return abs(stats.skew(np.log(values))) < abs(stats.skew(values))
 
 
 def sensitivity(run: Run, arm: str | None = None, *, per_arm: bool = True) -> Sensitivity:

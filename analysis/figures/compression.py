@@ -43,7 +43,7 @@ def pareto(cost: np.ndarray, quality: np.ndarray) -> np.ndarray:
 
 
 @styled
-def compression(points: pd.DataFrame, *, metric: str, margin: float, note: str) -> Figure:
+def compression(points: pd.DataFrame, *, metric: str, margin: float, note: str, strong: tuple[str, ...] = ()) -> Figure:
     """Return quality kept against parameters and against measured latency, with the Pareto front.
 
     Args:
@@ -52,6 +52,7 @@ def compression(points: pd.DataFrame, *, metric: str, margin: float, note: str) 
         metric: The metric that quality means.
         margin: Relative margin of non-inferiority, drawn as a band under 100 %.
         note: The line under the figure.
+        strong: Arms that are named and have their interval drawn, beside those of the front.
     """
     measured = [c for c in ("backbone_parameters", "latency_ms") if c in points and points[c].notna().any()]
     figure, axes = new(1, len(measured), 5.0 * len(measured), 4.4, sharey=True)
@@ -62,29 +63,30 @@ def compression(points: pd.DataFrame, *, metric: str, margin: float, note: str) 
         panel.axhspan(100 * (1 - margin), 100, color="#0072B2", alpha=0.07, lw=0)
         panel.axhline(100, color="#222222", lw=0.9)
         known = points[points[column].notna()]
-        _points(panel, known, column)
+        _points(panel, known, column, strong)
         panel.set_xlabel(AXES[column])
         panel.xaxis.set_major_formatter(_short)
     axes[0, 0].set_ylabel(f"test {metric_name(metric)} in % of the teacher's")
-    axes[0, 0].text(0.01, 100, " teacher", transform=axes[0, 0].get_yaxis_transform(), fontsize=7.5, va="bottom")
     return finish(figure, note)
 
 
-def _points(panel: Axes, known: pd.DataFrame, column: str) -> None:
+def _points(panel: Axes, known: pd.DataFrame, column: str, strong: tuple[str, ...]) -> None:
     x, y = known[column].to_numpy(dtype=float), known["share"].to_numpy(dtype=float)
-    for at, (_, row) in zip(x, known.iterrows(), strict=True):
-        error = [[100 * max(row["share"] - row["low"], 0)], [100 * max(row["high"] - row["share"], 0)]]
-        panel.errorbar(at, 100 * row["share"], yerr=error, fmt=arm_marker(row["arm"]), color=arm_colour(row["arm"]),
-                       elinewidth=0.7, capsize=0, alpha=0.9, ms=5)  # fmt: skip
+    span = float(np.ptp(x)) or 1.0
+    panel.set_xlim(max(0.0, x.min() - 0.15 * span), x.max() + 0.34 * span)
     front = pareto(x, y)
-    panel.step(x[front], 100 * y[front], where="post", color="#D55E00", lw=1.1, ls="--", zorder=1)
-    panel.annotate("best for its cost", (x[front[0]], 100 * y[front[0]]), xytext=(-2, 5), textcoords="offset points",
-                   fontsize=7, color="#D55E00", ha="right" if len(front) > 1 else "left")  # fmt: skip
-    span = np.nanmax(x) - np.nanmin(x) or 1.0
-    panel.set_xlim(max(0.0, np.nanmin(x) - 0.28 * span), np.nanmax(x) + 0.42 * span)
-    for _, part in known.groupby(known["keep_ratio"].fillna(1.0)):
-        ends = part.sort_values("share")
-        label_ends(panel, float(ends[column].max()), 100 * ends["share"].to_numpy(), list(ends["arm"]), offset=3)
+    panel.step(x[front], 100 * y[front], where="post", color="#555555", lw=1.1, ls="--", zorder=1)
+    named = known["arm"].isin(strong) | known.index.isin(known.index[front])
+    for row in known.to_dict("records"):
+        panel.plot(
+            row[column], 100 * row["share"], arm_marker(row["arm"]), color=arm_colour(row["arm"]), ms=4, alpha=0.5
+        )
+    for row in known[named].to_dict("records"):
+        panel.plot([row[column]] * 2, [100 * row["low"], 100 * row["high"]], color=arm_colour(row["arm"]), lw=1.1)
+        panel.plot(row[column], 100 * row["share"], arm_marker(row["arm"]), color=arm_colour(row["arm"]), ms=6)
+    for _, part in known[named].groupby(known["keep_ratio"].fillna(1.0)):
+        at = part[column].max() + 0.05 * span
+        label_ends(panel, list(part[column]), list(100 * part["share"]), list(part["arm"]), at=at)
 
 
 def _short(value: float, _position: int | None = None) -> str:
@@ -110,6 +112,7 @@ def costs(frame: pd.DataFrame, *, note: str) -> Figure:
         "latency_ms": ("latency of one request (ms)", 1.0),
     }
     measured = [c for c in names if c in frame and frame[c].notna().any()]
+    frame = frame[frame[measured].notna().any(axis=1)]
     arms = list(dict.fromkeys(frame["arm"]))
     ratios = sorted(frame["keep_ratio"].dropna().unique())
     figure, axes = new(1, len(measured), 2.35 * len(measured) + 1.3, 0.3 * len(arms) + 1.5, sharey=True)

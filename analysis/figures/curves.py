@@ -11,7 +11,7 @@ from analysis.figures.style import arm_colour, arm_name, escape, finish, keep_na
 
 def _lines(panel: Axes, part: pd.DataFrame, x: str, strong: set[str]) -> None:
     """Draw one line an arm with its band, and its name at its end."""
-    ends, arms = [], []
+    ends, reach, arms = [], [], []
     for arm in dict.fromkeys(part["arm"]):
         line = part[part["arm"] == arm].sort_values(x)
         bold = not strong or arm in strong
@@ -21,8 +21,11 @@ def _lines(panel: Axes, part: pd.DataFrame, x: str, strong: set[str]) -> None:
         if bold and {"low", "high"} <= set(line.columns):
             panel.fill_between(line[x], line["low"], line["high"], color=colour, alpha=0.13, lw=0)
         ends.append(float(line["mean"].iloc[-1]))
+        reach.append(float(line[x].iloc[-1]))
         arms.append(arm)
-    label_ends(panel, float(part[x].max()), ends, arms)
+    span = float(part[x].max() - part[x].min()) or 1.0
+    panel.set_xlim(part[x].min() - 0.04 * span, part[x].max() + 0.02 * span)
+    label_ends(panel, reach, ends, arms, at=part[x].max() + 0.08 * span)
 
 
 @styled
@@ -61,7 +64,7 @@ def budget_curves(budget: pd.DataFrame, *, metric: str, note: str, strong: tuple
     for panel, ratio in zip(axes[0], ratios, strict=True):
         _lines(panel, budget[budget["keep_ratio"] == ratio], "trials", set(strong))
         panel.set_title(keep_name(ratio))
-        panel.set_xlabel("search trials of the arm")
+        panel.set_xlabel("search trials of the arm at this keep-ratio")
         panel.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 0].set_ylabel(f"expected best validation {metric_name(metric)}")
     return finish(figure, note)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis.figures.names import parameter_name, the
 from analysis.figures.style import ACCENT, arm_colour, arm_marker, arm_name, escape, finish, keep_name, new, styled
 
 
@@ -24,7 +25,9 @@ def forest(rows: pd.DataFrame, *, against: str, metric: str, margin: float | Non
     ratios = sorted(rows["keep_ratio"].unique())
     arms = list(dict.fromkeys(rows["arm"]))
     figure, axes = new(1, len(ratios), 4.7 * len(ratios), 0.3 * len(arms) + 1.35, sharex=True, sharey=True)
-    reach = float(np.nanmax(np.abs(rows[["low", "high"]].to_numpy(dtype=float)))) or 1.0
+    ends = [0.0, *rows["low"], *rows["high"], margin or 0.0, -(margin or 0.0)]
+    left, right = float(np.nanmin(ends)), float(np.nanmax(ends))
+    pad = 0.04 * (right - left) or 1.0
     for panel, ratio in zip(axes[0], ratios, strict=True):
         part = rows[rows["keep_ratio"] == ratio].set_index("arm")
         if margin:
@@ -38,9 +41,9 @@ def forest(rows: pd.DataFrame, *, against: str, metric: str, margin: float | Non
             panel.plot(row["difference"], index, arm_marker(arm), color=arm_colour(arm), ms=6)
             panel.text(1.02, index, escape(str(row["verdict"])), transform=panel.get_yaxis_transform(), fontsize=7.5,
                        va="center", color="#333333")  # fmt: skip
-        panel.set_xlim(-1.08 * reach, 1.08 * reach)
+        panel.set_xlim(left - pad, right + pad)
         panel.set_title(keep_name(ratio))
-        panel.set_xlabel(f"difference to {escape(arm_name(against))} in % of its {metric}")
+        panel.set_xlabel(f"difference to {escape(the(against))} in % of its {metric}")
         panel.grid(axis="y", visible=False)
     axes[0, 0].set_yticks(range(len(arms)), [escape(arm_name(arm)) for arm in arms])
     axes[0, 0].set_ylim(len(arms) - 0.4, -0.6)
@@ -80,6 +83,14 @@ def random_place(draws: pd.DataFrame, arms: pd.DataFrame, *, metric: str, note: 
     return finish(figure, note)
 
 
+SOURCES = {"arm": "selector", "residual": "unexplained", "shared": "several of these together", "user": "user"}
+
+
+def source_name(name: str) -> str:
+    """Return a source of variance for people: ``arm x seed`` is ``selector × seed``."""
+    return " × ".join(SOURCES.get(part, parameter_name(part)) for part in name.split(" x "))
+
+
 @styled
 def variance_split(parts: pd.DataFrame, *, note: str) -> Figure:
     """Return the share of the variance that each source explains, as bars with numbers.
@@ -91,7 +102,9 @@ def variance_split(parts: pd.DataFrame, *, note: str) -> Figure:
     parts = parts.sort_values("share")
     figure, axes = new(1, 1, 6.0, 0.34 * len(parts) + 1.1)
     panel = axes[0, 0]
-    panel.barh(parts["source"].map(escape), 100 * parts["share"], color=ACCENT, alpha=0.85)
+    panel.barh(
+        parts["source"].map(lambda name: escape(source_name(name))), 100 * parts["share"], color=ACCENT, alpha=0.85
+    )
     if {"low", "high"} <= set(parts.columns):
         error = np.clip([parts["share"] - parts["low"], parts["high"] - parts["share"]], 0, None) * 100
         panel.errorbar(100 * parts["share"], range(len(parts)), xerr=np.nan_to_num(error), fmt="none", ecolor="#222222",

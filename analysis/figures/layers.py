@@ -21,7 +21,8 @@ def layer_importance(scores: pd.DataFrame, *, note: str, comments: dict[str, str
     selectors = list(dict.fromkeys(scores["selector"]))
     columns = min(4, len(selectors))
     rows = -(-len(selectors) // columns)
-    figure, axes = new(rows, columns, 2.25 * columns + 0.6, 2.0 * rows + 0.7, sharex=True)
+    headroom = 0.0
+    figure, axes = new(rows, columns, 2.25 * columns + 0.6, 2.0 * rows + 0.7, sharex=True, sharey=True)
     for index, panel in enumerate(axes.flat):
         if index >= len(selectors):
             panel.set_visible(False)
@@ -36,12 +37,13 @@ def layer_importance(scores: pd.DataFrame, *, note: str, comments: dict[str, str
         if len(part) <= 16:
             panel.set_xticks(part["layer"])
         panel.axhline(0, color="#555555", lw=0.8)
-        low, high = panel.get_ylim()
-        panel.set_ylim(low, high + 0.18 * (high - low))
+        low, high = min(0.0, part["low"].min()), part["high"].max()
+        headroom = max(headroom, high + 0.16 * (high - low))
         if comments and comments.get(name):
             panel.text(
                 0.02, 0.98, escape(comments[name]), transform=panel.transAxes, fontsize=7, va="top", color="#333333"
             )
+    axes[0, 0].set_ylim(top=headroom)
     for panel in axes[:, 0]:
         panel.set_ylabel("score (largest = 1)")
     for column in range(columns):

@@ -27,6 +27,11 @@ def arm_name(arm: str) -> str:
     return NAMES.get(arm, arm.replace("_", " "))
 
 
+def the(arm: str) -> str:
+    """Return an arm's name inside a sentence: ``the teacher``, but ``uniform``."""
+    return f"the {arm_name(arm)}" if arm == "teacher" else arm_name(arm)
+
+
 def metric_name(metric: str) -> str:
     """Return a metric's name for people: ``ndcg@10`` is ``NDCG@10``."""
     return metric.upper() if metric.split("@")[0] in ("ndcg", "hr", "mrr", "auc") else metric
@@ -35,3 +40,18 @@ def metric_name(metric: str) -> str:
 def keep_name(keep_ratio: float | None) -> str:
     """Return a stratum's name for people."""
     return "all strata" if keep_ratio is None else f"{100 * keep_ratio:g} % of layers kept"
+
+
+PARAMETERS = {
+    "temperature": "temperature",
+    "alpha_dist": "weight of the teacher's distribution (alpha)",
+    "alpha_task": "weight of the labels",
+    "alpha_hidden": "weight of the hidden states",
+    "lr": "learning rate",
+    "keep_ratio": "share of layers kept",
+}
+
+
+def parameter_name(name: str) -> str:
+    """Return a hyper-parameter's name for people."""
+    return PARAMETERS.get(name, name.replace("_", " "))

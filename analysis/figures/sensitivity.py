@@ -6,25 +6,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis.figures.names import parameter_name, the
 from analysis.figures.style import ACCENT, arm_colour, arm_name, escape, finish, metric_name, new, styled
-
-PARAMETERS = {
-    "temperature": "temperature",
-    "alpha_dist": "weight of the teacher's distribution (alpha)",
-    "alpha_task": "weight of the labels",
-    "alpha_hidden": "weight of the hidden states",
-    "lr": "learning rate",
-    "keep_ratio": "share of layers kept",
-}
-
-
-def parameter_name(name: str) -> str:
-    """Return a hyper-parameter's name for people."""
-    return PARAMETERS.get(name, name.replace("_", " "))
 
 
 @styled
-def sensitivity_curves(curves: pd.DataFrame, trials: pd.DataFrame, *, metric: str, note: str) -> Figure:
+def sensitivity_curves(
+    curves: pd.DataFrame, trials: pd.DataFrame, *, metric: str, note: str, log: tuple[str, ...] = ()
+) -> Figure:
     """Return quality over each searched hyper-parameter: trials as points, the fitted curve with its band.
 
     Args:
@@ -32,6 +21,7 @@ def sensitivity_curves(curves: pd.DataFrame, trials: pd.DataFrame, *, metric: st
         trials: ``arm``, ``value`` (the metric) and one column a parameter.
         metric: The metric that was searched for.
         note: The line under the figure.
+        log: Parameters drawn on a log scale.
     """
     parameters = list(dict.fromkeys(curves["parameter"]))
     columns = min(3, len(parameters))
@@ -54,7 +44,7 @@ def sensitivity_curves(curves: pd.DataFrame, trials: pd.DataFrame, *, metric: st
         style = {"marker": "o"} if levels <= 6 else {}
         panel.plot(line["x"], line["mean"], color="#111111", lw=2, **style)
         panel.fill_between(line["x"], line["low"], line["high"], color="#111111", alpha=0.15, lw=0)
-        if levels > 6 and known[name].min() > 0 and known[name].max() / known[name].min() > 5:
+        if levels > 6 and name in log:
             panel.set_xscale("log")
             panel.xaxis.set_major_formatter("{x:g}")
             panel.xaxis.set_minor_formatter("{x:g}" if known[name].max() / known[name].min() < 20 else "")
@@ -68,7 +58,9 @@ def sensitivity_curves(curves: pd.DataFrame, trials: pd.DataFrame, *, metric: st
 
 
 @styled
-def surface(grid: pd.DataFrame, trials: pd.DataFrame, *, x: str, y: str, metric: str, note: str) -> Figure:
+def surface(
+    grid: pd.DataFrame, trials: pd.DataFrame, *, x: str, y: str, metric: str, note: str, log: tuple[str, ...] = ()
+) -> Figure:
     """Return the response surface of two hyper-parameters, with the trials that it was fitted to.
 
     Args:
@@ -77,6 +69,7 @@ def surface(grid: pd.DataFrame, trials: pd.DataFrame, *, x: str, y: str, metric:
         x, y: Names of the hyper-parameters.
         metric: The metric that was searched for.
         note: The line under the figure.
+        log: Parameters drawn on a log scale.
     """
     figure, axes = new(1, 1, 5.4, 4.2)
     panel = axes[0, 0]
@@ -88,7 +81,7 @@ def surface(grid: pd.DataFrame, trials: pd.DataFrame, *, x: str, y: str, metric:
     panel.plot(table.columns[column], table.index[row], "*", ms=13, color="#D55E00", mec="white", clip_on=False)
     bar = figure.colorbar(mesh, ax=panel)
     bar.set_label(f"fitted validation {metric_name(metric)}", fontsize=8)
-    if trials[x].min() > 0 and trials[x].max() / trials[x].min() > 5:
+    if x in log:
         panel.set_xscale("log")
         panel.xaxis.set_major_formatter("{x:g}")
         panel.xaxis.set_minor_formatter("{x:g}")
@@ -118,7 +111,7 @@ def parameter_importance(frame: pd.DataFrame, *, note: str) -> Figure:
             own = part[part["arm"] == arm].set_index("parameter")["value"].reindex(order)
             panel.plot(100 * own, range(len(order)), "o", ms=3.5, color=arm_colour(arm), alpha=0.85)
         for index, value in enumerate(means):
-            panel.text(101, index, f"{100 * value:.0f} %", fontsize=8, va="center")
+            panel.text(105, index, f"{100 * value:.0f} %", fontsize=8, va="center")
         panel.set_xlim(0, 100)
         panel.set_title(escape(method), pad=8)
         panel.set_xlabel("share of explained variation (%)")
@@ -164,7 +157,7 @@ def error_groups(groups: pd.DataFrame, *, metric: str, against: str, note: str) 
         panel.set_yticks(range(len(names)), [f"{escape(str(n))}\n{int(counts[n]):,} users" for n in names])
         panel.set_ylim(len(names) - 0.5, -0.5)
         panel.set_title(families[index])
-        panel.set_xlabel(f"test {metric}: difference to {escape(arm_name(against))}")
+        panel.set_xlabel(f"test {metric}: difference to {escape(the(against))}")
         panel.grid(axis="y", visible=False)
         for edge in range(1, len(names)):
             panel.axhline(edge - 0.5, color="#dddddd", lw=0.7)

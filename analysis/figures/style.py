@@ -32,7 +32,7 @@ __all__ = [
 
 RC = matplotlib.rc_params_from_file(str(Path(__file__).with_name("raydistill.mplstyle")), use_default_template=False)
 
-# Okabe and Ito's colours, told apart by readers with any common colour blindness.
+# Okabe and Ito's colours for selectors with evidence, greys for those without, Tol's for controls: told apart by readers with any common colour blindness.
 COLOURS = {
     "fisher": "#0072B2",
     "attention": "#E69F00",
@@ -45,11 +45,11 @@ COLOURS = {
     "head_tail": "#6b6b6b",
     "tail": "#8f8f8f",
     "random": "#a9a9a9",
-    "teacher": "#222222",
-    "popularity": "#7a5230",
-    "scratch": "#7f6000",
-    "scratch_kd": "#4b0092",
-    "no_kd": "#994f00",
+    "teacher": "#882255",
+    "popularity": "#8c6d46",
+    "scratch": "#999933",
+    "scratch_kd": "#332288",
+    "no_kd": "#44AA99",
 }
 MARKERS = {
     "fisher": "o",
@@ -134,32 +134,34 @@ def spread(values: Sequence[float], gap: float) -> np.ndarray:
 
 
 def label_ends(
-    axes: Axes,
-    x: float,
-    ys: Sequence[float],
-    arms: Sequence[str],
-    *,
-    offset: float = 6,
-    texts: Sequence[str] | None = None,
+    axes: Axes, xs: Sequence[float], ys: Sequence[float], arms: Sequence[str], *, at: float | None = None
 ) -> None:
-    """Write the names of arms right of ``x``, beside their values, moved apart where they would overlap."""
+    """Write the names of arms right of their points, moved apart where they would overlap.
+
+    Args:
+        axes: Where; its limits must be final.
+        xs, ys: The points that the names belong to.
+        arms: The arms, for name and colour.
+        at: Where the names begin, in data units; by default right of the largest ``xs``.
+    """
     if not len(ys):
         return
-    low, high = axes.get_ylim()
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     rows = axes.get_gridspec().nrows
     height = 0.74 * axes.figure.get_figheight() / rows * 72
     placed = spread(ys, TEXT_GAP / height * (high - low))
     placed -= max(placed.max() - high, 0.0)
-    for index, (y, at, arm) in enumerate(zip(ys, placed, arms, strict=True)):
+    at = max(xs) + 0.04 * (right - left) if at is None else at
+    for x, y, place, arm in zip(xs, ys, placed, arms, strict=True):
         axes.annotate(
-            escape(texts[index] if texts else arm_name(arm)),
+            escape(arm_name(arm)),
             xy=(x, y),
-            xytext=(offset + 10, at),
-            textcoords=("offset points", "data"),
+            xytext=(at, place),
             va="center",
             fontsize=8,
             color=arm_colour(arm),
             annotation_clip=False,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85},
             arrowprops={
                 "arrowstyle": "-",
                 "color": arm_colour(arm),

@@ -113,7 +113,7 @@ def _arm(arm: dict[str, Any], summary: dict[str, Any], best: float | None, ancho
         "is_best": arm["mean"] == best and arm["arm"] not in ("teacher", "popularity"),
         "word": verdict["word"],
         "sentence": verdict["sentence"],
-        "interval": f"{_text(arm['low'], '.4f')} – {_text(arm['high'], '.4f')}",
+        "interval": f"{_text(arm['low'], '.4f')} to {_text(arm['high'], '.4f')}",
         "low_raw": _raw(arm["low"]),
         "runs": len(arm["trials"]),
         "anchor": anchors.get(arm["trials"][0], "") if arm["trials"] else "",
@@ -136,7 +136,11 @@ def _arm(arm: dict[str, Any], summary: dict[str, Any], best: float | None, ancho
 
 
 def _text(value: float | None, pattern: str) -> str:
-    return "–" if value is None or not math.isfinite(value) else format(value, pattern).replace("%", " %")
+    return (
+        "–"
+        if value is None or not math.isfinite(value)
+        else format(value, pattern).replace("%", " %").replace("-", "−")
+    )
 
 
 def _raw(value: float | None) -> str:
