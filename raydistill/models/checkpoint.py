@@ -9,6 +9,7 @@ from textwrap import shorten
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
@@ -18,13 +19,19 @@ from raydistill.models.families import Family, family_of
 
 
 def load_backbone(
-    name: str, *, dtype: torch.dtype | str, dropout: float | None = None, trust_remote_code: bool = False
+    name: str,
+    *,
+    dtype: torch.dtype | str,
+    attention: str | None = None,
+    dropout: float | None = None,
+    trust_remote_code: bool = False,
 ) -> tuple[Family, PreTrainedModel]:
     """Return the family and the base model of a checkpoint, without task head, read from safetensors only.
 
     Args:
         name: A folder, or a model name on the Hugging Face hub.
         dtype: What the weights become, or ``"auto"`` for the checkpoint's own.
+        attention: Attention implementation of transformers; the family's own by default.
         dropout: Probability to use instead of the checkpoint's own.
         trust_remote_code: Passed on to transformers.
 
@@ -36,16 +43,18 @@ def load_backbone(
         family = family_of(config)
         for key in family.dropout_keys if dropout is not None else ():
             setattr(config, key, dropout)
-        with quiet_progress():
+        with quiet():
             backbone, report = getattr(transformers, family.base_class).from_pretrained(
                 name,
                 config=config,
                 dtype=dtype,
+                attn_implementation=attention or family.attention,
                 use_safetensors=True,
                 output_loading_info=True,
                 **family.base_arguments,
             )
-    except (OSError, ValueError) as error:
+    # A size that does not fit is a RuntimeError; an attention kernel that is not installed an ImportError.
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(
             f"the checkpoint cannot be loaded: {one_line(error)}", where=name, mend=_what_to_bring(name)
         ) from error
@@ -108,12 +117,14 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def quiet_progress() -> Iterator[None]:
-    """Run without the progress bars of transformers: a sweep saves and loads hundreds of small models."""
-    shown = logging.is_progress_bar_enabled()
+def quiet() -> Iterator[None]:
+    """Run without the progress bars and load reports of transformers: a sweep saves and loads hundreds of models."""
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from raydistill.errors import ModelError
-from raydistill.models.checkpoint import load_backbone, one_line, quiet_progress, replace_table, seeded
+from raydistill.models.checkpoint import load_backbone, one_line, quiet, replace_table, seeded
 from raydistill.models.families import FAMILIES, Family, Size, depth
-from raydistill.models.surgery import keep_layers
+from raydistill.models.surgery import keep_layers, model_hash
 
 RECORD = "recommender.json"
 
@@ -85,7 +85,7 @@ class Recommender(nn.Module):
 
     def keep_layers(self, layer_map: list[int], *, teacher_hash: str | None = None) -> Recommender:
         """Return a recommender of some of this one's blocks; see :func:`raydistill.models.surgery.keep_layers`."""
-        student = keep_layers(self.backbone, layer_map, teacher_hash=teacher_hash)
+        student = keep_layers(self.backbone, layer_map, teacher_hash=teacher_hash or model_hash(self))
         student = Recommender(student, **self._settings())
         return student.train(self.training)
 
@@ -100,9 +100,10 @@ class Recommender(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the backbone as Hugging Face does, and beside it ``recommender.json``."""
         folder = Path(folder)
-        with quiet_progress():
+        with quiet():
             self.backbone.save_pretrained(folder)
-        (folder / RECORD).write_text(json.dumps(self._settings(), indent=2) + "\n")
+        record = {**self._settings(), "attention": self.backbone.config._attn_implementation}
+        (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Recommender:
@@ -122,7 +123,7 @@ class Recommender(nn.Module):
             settings = json.loads(record.read_text())
         except json.JSONDecodeError as error:
             raise ModelError(f"{RECORD} is not valid JSON: {error}", where=str(record), mend="save it again") from error
-        _, backbone = load_backbone(str(folder), dtype="auto")
+        _, backbone = load_backbone(str(folder), dtype="auto", attention=settings.pop("attention"))
         return cls(backbone, **settings).eval()
 
 
@@ -161,6 +162,8 @@ def build_recommender(
     if family not in FAMILIES:
         raise ModelError(f"unknown model family '{family}'", mend=f"use one of {', '.join(FAMILIES)}")
     _check_sizes(n_items=n_items, layers=layers, hidden=hidden, heads=heads, max_length=max_length)
+    if not 0 <= dropout < 1:
+        raise ModelError(f"dropout is {dropout}", mend="it must be at least 0 and below 1")
     chosen = FAMILIES[family]
     size = Size(n_items + 2, layers, hidden, heads, intermediate or 4 * hidden, dropout, max_length)
     settings = _configuration(chosen, size, attention or chosen.attention, config)

@@ -110,8 +110,10 @@ CASES: dict[str, Case] = {
     "T5EncoderModel": Case(hf.T5EncoderModel, hf.T5Config, _T5),
     "T5Model": Case(hf.T5Model, hf.T5Config, _T5),
     "T5ForConditionalGeneration": Case(hf.T5ForConditionalGeneration, hf.T5Config, {**_T5, "eos_token_id": None}),
-    "T5-gated-untied": Case(
-        hf.T5ForConditionalGeneration, hf.T5Config, {**_T5, "feed_forward_proj": "gated-gelu", "eos_token_id": None}
+    "T5-gated-unscaled": Case(
+        hf.T5ForConditionalGeneration,
+        hf.T5Config,
+        {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "eos_token_id": None},
     ),
     "LlamaForCausalLM": _llama_like("Llama"),
     "Llama-tied": _llama_like("Llama", tie_word_embeddings=True),

@@ -147,6 +147,11 @@ def test_shared_layers_are_refused_with_the_reason():
         keep_layers(hf.AlbertModel(config), [0])
 
 
+def test_text_and_image_gemma_is_refused_with_the_reason():
+    with pytest.raises(ModelError, match="gemma3_text"):
+        family_of(hf.Gemma3Config())
+
+
 def test_quantized_weights_are_refused():
     by_config = build("GPT2Model")
     by_config.config.quantization_config = {"quant_method": "gptq"}

@@ -48,6 +48,7 @@ FAMILIES: dict[str, Family] = {
 
 _REFUSED = {
     "albert": "ALBERT runs one shared block many times, so there are no layers to choose from",
+    "gemma3": "this Gemma 3 reads images too; its text model alone (type gemma3_text) can be cut",
 }
 
 
