@@ -42,7 +42,7 @@ class RawData:
         items: ``item`` string, ``title`` string, ``attributes`` list of strings; may lack items
             that occur in ``interactions``, and may hold items that do not.
         provenance: ``source``, ``parameters``, ``files`` (name, bytes, SHA-256) and ``time_unit``:
-            ``s``, ``ms``, ``unknown``, or ``position`` where the source has an order but no times.
+            ``s``, ``ms``, ``us``, ``unknown``, or ``position`` where the source has an order but no times.
     """
 
     interactions: datasets.Dataset
@@ -57,7 +57,8 @@ def interaction_batch(
 
     Args:
         user, item: Ids, strings or whole numbers; neither null nor empty.
-        timestamp: Whole numbers (also as text or as a float without a fraction), or Arrow timestamps or dates.
+        timestamp: Whole numbers (also as text or as a float without a fraction), or Arrow timestamps or dates,
+            which become microseconds.
         rating: Finite numbers (also as text), or None where the source has no ratings.
         where: Place of a row, for the error.
 
@@ -80,11 +81,12 @@ def item_batch(item: pa.Array, title: pa.Array | None, attributes: pa.Array | No
         DataError: A row has no item id.
     """
     size = len(item)
-    titles = pa.array([""] * size, pa.string()) if title is None else pc.fill_null(_flat(title).cast(pa.string()), "")
+    titles = pa.nulls(size, pa.string()) if title is None else _cast(_flat(title), pa.string(), "title", where)
     if attributes is None:
         attributes = pa.nulls(size, ITEMS.field("attributes").type)
-    lists = _flat(attributes).cast(ITEMS.field("attributes").type)
-    return pa.RecordBatch.from_arrays([_ids(item, "item id", where), titles, lists], schema=ITEMS)
+    lists = _cast(_flat(attributes), ITEMS.field("attributes").type, "list of attributes", where)
+    columns = [_ids(item, "item id", where), pc.fill_null(titles, ""), lists]
+    return pa.RecordBatch.from_arrays(columns, schema=ITEMS)
 
 
 def store(
@@ -141,15 +143,18 @@ def new_folder(folder: Path) -> Iterator[Path]:
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
     except OSError as error:
         raise not_written(folder, error) from error
+    old = partial.with_suffix(".old")
     try:
         yield partial
         os.chmod(partial, 0o755)
-        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(folder, old)
         os.replace(partial, folder)
     except OSError as error:
         raise not_written(folder, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def seal(folder: Path, content: dict[str, Any]) -> None:
@@ -219,15 +224,15 @@ def _ids(values: pa.Array, what: str, where: Where) -> pa.Array:
     values = _flat(values)
     if pa.types.is_floating(values.type):
         values = _whole(values, what, where)
-    text = pc.utf8_trim_whitespace(values.cast(pa.string()))
+    text = pc.utf8_trim_whitespace(_cast(values, pa.string(), what, where))
     _refuse(pc.fill_null(pc.equal(text, ""), True), lambda row: f"a row has no {what}", where, "give every row an id")
     return text
 
 
 def _timestamps(values: pa.Array, where: Where) -> pa.Array:
     values = _flat(values)
-    if pa.types.is_temporal(values.type):
-        values = values.cast(pa.timestamp("ms")).cast(pa.int64())
+    if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
+        values = values.cast(pa.timestamp("us"), safe=False).cast(pa.int64())  # nanoseconds are cut off
     elif not pa.types.is_integer(values.type):
         values = _whole(values, "timestamp", where)
     mend = "give whole numbers, such as seconds or milliseconds since 1970"
@@ -249,11 +254,24 @@ def _whole(values: pa.Array, what: str, where: Where) -> pa.Array:
         with contextlib.suppress(pa.ArrowInvalid):
             return pc.utf8_trim_whitespace(values).cast(pa.int64())
     numbers = _numbers(values, what, where)
-    mend = "give whole numbers, such as seconds or milliseconds since 1970" if what == "timestamp" else None
+    mend = "give whole numbers" + (
+        ", such as seconds or milliseconds since 1970" if what == "timestamp" else " or text"
+    )
     inside = pc.and_(pc.equal(numbers, pc.floor(numbers)), pc.less(pc.abs(numbers), float(2**63)))
     bad = pc.invert(pc.fill_null(inside, False))
     _refuse(bad, lambda row: f"the {what} {numbers[row].as_py()} is no whole number of 64 bits", where, mend)
     return numbers.cast(pa.int64())
+
+
+def _cast(values: pa.Array, kind: pa.DataType, what: str, where: Where) -> pa.Array:
+    try:
+        return values.cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(
+            f"a column of type {values.type} cannot be read as {what}: {error}",
+            where=where(0),
+            mend="name another column, or convert it",
+        ) from error
 
 
 def _numbers(values: pa.Array, what: str, where: Where) -> pa.Array:

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from raydistill.data.splits import SequenceData
 
-_SECONDS = {"s": 1.0, "ms": 1e-3}
+_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 
 
 def statistics(data: SequenceData, rules: dict[str, Any], removed: dict[str, int]) -> dict[str, Any]:

@@ -207,3 +207,28 @@ def test_amazon_files_that_do_not_fit(tmp_path):
     (tmp_path / "B.jsonl").write_text(json.dumps(new) + "\n" + json.dumps({**new, "rating": None}) + "\n")
     error = refused("amazon_reviews", tmp_path / "cache", ("B",), str(tmp_path))
     assert "line 2" in error.where
+
+
+def test_parameters_that_cannot_be_meant():
+    for source, keys in {
+        "interactions": {"path": "x.csv", "title": "name"},
+        "amazon_reviews": {"categories": ("Software", "Software")},
+    }.items():
+        with pytest.raises(DataError) as caught:
+            SOURCES[source].params(**keys)
+        assert caught.value.mend
+    with pytest.raises(DataError, match="separator"):
+        SOURCES["interactions"].params(path="x.csv", attribute_separator="")
+    with pytest.raises(DataError, match="none"):
+        SOURCES["amazon_reviews"].params(categories=())
+
+
+def test_columns_of_a_type_that_means_nothing(tmp_path):
+    path = tmp_path / "data.parquet"
+    lists = pa.array([[{"a": 1}]])
+    pq.write_table(pa.table({"user": lists, "item": ["x"], "timestamp": [1]}), path)
+    assert "user id" in refused("interactions", tmp_path / "cache", str(path)).what
+    pq.write_table(pa.table({"user": [float("nan")], "item": ["x"], "timestamp": [1]}), path)
+    assert "user id nan" in refused("interactions", tmp_path / "cache", str(path)).what
+    pq.write_table(pa.table({"user": ["a"], "item": ["x"], "timestamp": [None]}), path)
+    assert "timestamp None" in refused("interactions", tmp_path / "cache", str(path)).what

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import datetime
 import gzip
 import hashlib
@@ -58,9 +59,22 @@ def movielens_files(variant: str) -> dict[str, bytes]:
     return {"u.data": ratings.encode(), "u.item": movies.encode("latin-1")}
 
 
+def published(monkeypatch, variant: str, n_ratings: int) -> None:
+    layout = dataclasses.replace(movielens._LAYOUTS[variant], n_ratings=n_ratings)
+    monkeypatch.setitem(movielens._LAYOUTS, variant, layout)
+
+
+def test_movielens_that_lacks_rows_is_not_taken_for_the_published_data(tmp_path):
+    for name, content in movielens_files("1m").items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match="4 ratings instead of the published 1,000,209"):
+        load("movielens", tmp_path / "cache", "1m", str(tmp_path))
+
+
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("variant", ["latest-small", "100k", "1m", "32m"])
-def test_movielens(tmp_path, block_size, variant, packed):
+def test_movielens(tmp_path, monkeypatch, block_size, variant, packed):
+    published(monkeypatch, variant, len(ROWS))
     files = movielens_files(variant)
     path = tmp_path / ("ml.zip" if packed else "ml")
     if packed:
@@ -248,7 +262,7 @@ def test_interactions(tmp_path, block_size, kind):
 
 def test_interactions_with_items_and_other_types(tmp_path):
     path, items = tmp_path / "log.parquet", tmp_path / "items.csv"
-    moments = [datetime.datetime(2020, 1, 1, 0, 0, second) for second in (3, 1, 2)]
+    moments = pa.array([datetime.datetime(2020, 1, 1, 0, 0, s) for s in (3, 1, 2)], pa.timestamp("ns"))
     pq.write_table(
         pa.table({"user": pa.array([1, 1, 2], pa.int32()), "item": [5.0, 6.0, 5.0], "timestamp": moments}), path
     )
@@ -256,7 +270,7 @@ def test_interactions_with_items_and_other_types(tmp_path):
     raw = load("interactions", tmp_path / "cache", str(path), items=str(items), title="name", attributes="tags",
                attribute_separator=";")  # fmt: skip
     assert [row[:2] for row in rows_of(raw)] == [("1", "5"), ("1", "6"), ("2", "5")]
-    assert [row[3] - rows_of(raw)[1][3] for row in rows_of(raw)] == [2000, 0, 1000]
+    assert [row[3] - rows_of(raw)[1][3] for row in rows_of(raw)] == [2_000_000, 0, 1_000_000]
     assert items_of(raw) == {"5": ("Five", ["a", "b"]), "6": ("Six", [])}
 
 

@@ -50,6 +50,14 @@ class Params:
     path: str | None = None
     metadata: bool = True
 
+    def __post_init__(self) -> None:
+        if not self.categories or (self.categories != "all" and len(set(self.categories)) < len(self.categories)):
+            raise DataError(
+                "the categories are none, or one of them is named twice",
+                where="data.categories",
+                mend="name each category once, or all of them with: all",
+            )
+
 
 @dataclass(frozen=True)
 class _Edition:

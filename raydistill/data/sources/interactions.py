@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -37,7 +38,8 @@ class Params:
         title: Column of the title in that file, or null.
         attributes: Column of the attributes in that file, or null.
         attribute_separator: What separates attributes that are one text, such as ``Comedy|Drama``.
-        time_unit: Unit of whole-number timestamps: ``s``, ``ms`` or ``unknown``; only for display.
+        time_unit: Unit of the timestamps, ``s``, ``ms``, ``us`` or ``unknown``; only for display. Dates and times of a
+            Parquet file are ``us``.
     """
 
     path: str
@@ -51,7 +53,20 @@ class Params:
     title: str | None = None
     attributes: str | None = None
     attribute_separator: str = "|"
-    time_unit: str = "unknown"
+    time_unit: Literal["s", "ms", "us", "unknown"] = "unknown"
+
+    def __post_init__(self) -> None:
+        for key in ("items_item", "title", "attributes"):
+            if getattr(self, key) is not None and self.items is None:
+                raise DataError(
+                    f"{key} names a column of the file of items, and there is none",
+                    where=f"data.{key}",
+                    mend="name the file in data.items, or leave the key out",
+                )
+        if not self.attribute_separator:
+            raise DataError(
+                "the separator of attributes is empty", where="data.attribute_separator", mend="give a text such as ','"
+            )
 
 
 def load(params: Params, cache: Path) -> RawData:

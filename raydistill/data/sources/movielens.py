@@ -43,7 +43,7 @@ class Params:
 
 @dataclass(frozen=True)
 class _Layout:
-    """How GroupLens ships a variant: names of the files, how to split a row, genres of a movie, MD5 of the zip."""
+    """How GroupLens ships a variant: files, how to split a row, genres of a movie, MD5 of the zip, number of ratings."""
 
     ratings: str
     movies: str
@@ -55,6 +55,7 @@ class _Layout:
     encoding: str
     genres: Callable[[pa.Table], pa.Array]
     md5: str | None
+    n_ratings: int | None
 
 
 def _genre_text(movies: pa.Table) -> pa.Array:
@@ -74,22 +75,22 @@ def _genre_flags(movies: pa.Table) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), names)
 
 
-def _csv(md5: str | None) -> _Layout:
-    return _Layout("ratings.csv", "movies.csv", None, None, ",", ",", '"', "utf-8", _genre_text_or_none, md5)
+def _csv(md5: str | None, n_ratings: int | None) -> _Layout:
+    return _Layout("ratings.csv", "movies.csv", None, None, ",", ",", '"', "utf-8", _genre_text_or_none, md5, n_ratings)
 
 
 _RATING_COLUMNS = ["userId", "movieId", "rating", "timestamp"]
 _LAYOUTS = {
     # GroupLens renews this one now and then; the checksum is the one that lies beside the zip.
-    "latest-small": _csv(None),
-    "32m": _csv("d472be332d4daa821edc399621853b57"),
+    "latest-small": _csv(None, None),
+    "32m": _csv("d472be332d4daa821edc399621853b57", 32_000_204),
     "1m": _Layout(
         "ratings.dat", "movies.dat", _RATING_COLUMNS, ["movieId", "title", "genres"], "::", "::", None, "latin-1",
-        _genre_text, "c4d9eecfca2ab87c1945afe126590906",
+        _genre_text, "c4d9eecfca2ab87c1945afe126590906", 1_000_209,
     ),
     "100k": _Layout(
         "u.data", "u.item", _RATING_COLUMNS, ["movieId", "title", "released", "video", "imdb", *GENRES_100K],
-        "\t", "|", None, "latin-1", _genre_flags, "0e33842e24a9c977be4e0107933c0723",
+        "\t", "|", None, "latin-1", _genre_flags, "0e33842e24a9c977be4e0107933c0723", 100_000,
     ),
 }  # fmt: skip
 
@@ -138,11 +139,19 @@ def _files(path: Path, variant: str, layout: _Layout) -> tuple[TextFile, TextFil
 
 
 def _interactions(file: TextFile, layout: _Layout) -> Iterator[pa.RecordBatch]:
+    rows = 0
     tables = csv_tables(file, layout.rating_columns, delimiter=layout.rating_separator, quote=layout.quote)
     for table, block in tables:
         require_columns({name: name for name in _RATING_COLUMNS}, table.column_names, f"{file.name}, line 1")
         columns = [table.column(name).combine_chunks() for name in ("userId", "movieId", "timestamp", "rating")]
         yield interaction_batch(*columns, block.where)
+        rows += table.num_rows
+    if layout.n_ratings is not None and rows != layout.n_ratings:
+        raise DataError(
+            f"there are {rows:,} ratings instead of the published {layout.n_ratings:,}; the file is cut off or changed",
+            where=file.name,
+            mend="download it again; a part of MovieLens that is meant can be read with source: interactions, from CSV",
+        )
 
 
 def _items(file: TextFile, layout: _Layout) -> Iterator[pa.RecordBatch]:
