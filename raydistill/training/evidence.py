@@ -28,7 +28,8 @@ from raydistill.errors import EvidenceError
 from raydistill.models import Stack, backbone_of, blocks, stacks_of, with_attention
 from raydistill.seeding import stream
 from raydistill.selectors import KINDS
-from raydistill.training.calibration import CalibrationBatch, Logits, draw_labels, example_losses, real_positions
+from raydistill.training.calibration import CalibrationBatch, Logits, real_positions
+from raydistill.training.gradient_pass import DRAWN, LABELLED, gradient_kinds
 from raydistill.training.meter import Meter
 from raydistill.training.observation import (
     angular_distances,
@@ -38,14 +39,11 @@ from raydistill.training.observation import (
     removal,
     turning,
 )
-from raydistill.training.per_example import Recording, recorded, squared_norms
 
-__all__ = ["CalibrationBatch", "Evidence", "measure_evidence"]
+__all__ = ["CalibrationBatch", "Evidence", "measure_evidence", "passes_of"]
 
 log = logging.getLogger(__name__)
 
-_DRAWN = ("fisher", "fisher_mean")
-_LABELLED = ("fisher_empirical", "fisher_empirical_mean", "gradient", "taylor", "taylor_group", "taylor_block")
 _OBSERVED = {"attention": "attention", "block_influence": "hidden", "contiguous": "hidden"}
 _REMOVED = ("leave_one_out", "greedy", "greedy_loss")
 
@@ -56,22 +54,33 @@ class Evidence:
 
     Attributes:
         values: By kind, ``Float64[replicates, layers]``, or ``[replicates, layers, layers]`` for ``contiguous``.
-        seconds: By kind, as if it had been measured alone.
-        peak_memory_bytes: By kind, above what was in use before.
+        pass_seconds: By pass, over all replicates.
+        pass_peak_bytes: By pass, above what was in use before.
         samples: Examples in each replicate.
-        total_seconds: Of all kinds together.
     """
 
     values: dict[str, np.ndarray]
-    seconds: dict[str, float]
-    peak_memory_bytes: dict[str, int]
+    pass_seconds: dict[str, float]
+    pass_peak_bytes: dict[str, int]
     samples: int
-    total_seconds: float
 
     @property
     def replicates(self) -> int:
         """Number of calibration samples."""
         return len(next(iter(self.values.values())))
+
+    def seconds(self, *kinds: str) -> float:
+        """Return what ``kinds`` would have taken without any other: the passes that they need, each once."""
+        return sum(self.pass_seconds[name] for name in passes_of(*kinds))
+
+    def peak_memory_bytes(self, *kinds: str) -> int:
+        """Return the highest peak of the passes that ``kinds`` need."""
+        return max((self.pass_peak_bytes[name] for name in passes_of(*kinds)), default=0)
+
+
+def passes_of(*kinds: str) -> tuple[str, ...]:
+    """Return the passes that evidence kinds are charged with, each once."""
+    return tuple(dict.fromkeys(name for kind in kinds for name in _passes(kind)))
 
 
 def measure_evidence(
@@ -110,7 +119,7 @@ def measure_evidence(
     chosen = _stack(model, stack)
     rows = list(blocks(model, chosen.name))
     n_examples = _check_size(batches_per_replicate, samples)
-    if asked & {*_DRAWN, *_LABELLED}:
+    if asked & {*DRAWN, *LABELLED}:
         _check_parameters(model, rows)
     device = next(model.parameters()).device
     values: dict[str, list[np.ndarray]] = defaultdict(list)
@@ -119,32 +128,29 @@ def measure_evidence(
             measured: dict[str, np.ndarray] = {}
             if asked & set(_OBSERVED):
                 measured |= _observed(model, batches, logits, chosen, rows, asked, chunk_size, meter)
-            if asked & {*_DRAWN, *_LABELLED}:
+            if asked & {*DRAWN, *LABELLED}:
                 rng = stream(seed, "evidence", replicate)
-                measured |= _gradients(model, batches, logits, rows, asked, rng, draws, chunk_size, meter)
+                measured |= gradient_kinds(model, batches, logits, rows, asked, rng, draws, chunk_size, meter)
             if asked & set(_REMOVED):
                 pieces = [piece for batch in batches for piece, _ in batch.to(device).chunks(chunk_size)]
                 measured |= removal(model, pieces, logits, chosen, len(rows), asked, meter)
             for kind in asked:
                 _check_finite(kind, measured[kind])
                 values[kind].append(measured[kind])
-    parts = {kind: [part for part in _parts(kind) if part in meter.seconds] for kind in sorted(asked)}
     return Evidence(
-        values={kind: np.stack(values[kind]) for kind in parts},
-        seconds={kind: sum(meter.seconds[part] for part in parts[kind]) for kind in parts},
-        peak_memory_bytes={kind: max(meter.peak_bytes[part] for part in parts[kind]) for kind in parts},
+        values={kind: np.stack(values[kind]) for kind in sorted(asked)},
+        pass_seconds=dict(meter.seconds),
+        pass_peak_bytes=dict(meter.peak_bytes),
         samples=n_examples,
-        total_seconds=sum(meter.seconds.values()),
     )
 
 
-def _parts(kind: str) -> tuple[str, ...]:
-    """Return the passes that a kind is charged with."""
+def _passes(kind: str) -> tuple[str, ...]:
     if kind in _OBSERVED:
         return ("observe", _OBSERVED[kind])
     if kind in _REMOVED:
         return ("base_loss", kind if kind == "leave_one_out" else "greedy")
-    return ("forward", "draws" if kind in _DRAWN else "labels")
+    return ("forward", "draws" if kind in DRAWN else "labels")
 
 
 def _observed(model, batches, logits, stack, rows, asked, chunk_size, meter) -> dict[str, np.ndarray]:
@@ -176,72 +182,6 @@ def _observed(model, batches, logits, stack, rows, asked, chunk_size, meter) -> 
             mend="use longer sequences, or leave out the selectors that need attention",
         )
     return {kind: torch.cat(each).mean(dim=0).cpu().numpy() for kind, each in found.items()}
-
-
-def _gradients(model, batches, logits, rows, asked, rng, draws, chunk_size, meter) -> dict[str, np.ndarray]:
-    """Return the Fisher, gradient and Taylor kinds of one replicate."""
-    n_layers = len(rows)
-    parameters = [parameter for block in rows for parameter in block.parameters()]
-    labelled = bool(asked & set(_LABELLED))
-    sums: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(n_layers))
-    whole = [torch.zeros_like(parameter) for parameter in parameters] if "taylor" in asked else []
-    n_examples = 0
-    for batch in batches:
-        uniforms = torch.from_numpy(rng.random((draws, len(batch.labels))))
-        for piece, places in batch.to(next(model.parameters()).device).chunks(chunk_size):
-            n_examples += piece.n_rows
-            with meter.part("forward"), recorded(rows, piece.n_rows) as recording, block_states(rows) as states:
-                scores = logits(model, piece)
-            if labelled:
-                with meter.part("labels"):
-                    keep_graph = bool(asked & set(_DRAWN))
-                    losses = example_losses(scores, piece.labels, piece)
-                    _add_labelled(sums, whole, recording, states, losses, parameters, n_layers, asked, keep_graph)
-            if asked & set(_DRAWN):
-                with meter.part("draws"):
-                    for draw in range(draws):
-                        labels = draw_labels(scores, uniforms[draw].to(scores.device)[places])
-                        losses = example_losses(scores, labels, piece)
-                        keep_graph = draw + 1 < draws
-                        outputs = _output_gradients(recording, losses, [], keep_graph)
-                        squares, _ = squared_norms(recording, outputs, losses, n_layers)
-                        sums["fisher"] += squares.sum(dim=0).cpu().numpy() / draws
-    values = {kind: total / n_examples for kind, total in sums.items()}
-    sizes = np.array([sum(parameter.numel() for parameter in block.parameters()) for block in rows])
-    for kind in ("fisher", "fisher_empirical"):
-        if kind in values:
-            values[f"{kind}_mean"] = values[kind] / sizes
-    if whole:
-        terms = [float((w.detach() * g).abs().sum()) for w, g in zip(parameters, whole, strict=True)]
-        owner = [layer for layer, block in enumerate(rows) for _ in block.parameters()]
-        values["taylor"] = np.bincount(owner, weights=terms, minlength=n_layers) / n_examples
-    return values
-
-
-def _add_labelled(sums, whole, recording, states, losses, parameters, n_layers, asked, keep_graph) -> None:
-    """Add the sums over a chunk's examples of what one backward with the labels of the data tells."""
-    targets = [after for _, after in states] + (parameters if whole else [])
-    gradients = _output_gradients(recording, losses, targets, keep_graph)
-    n_calls = len(recording.calls)
-    outputs, further = gradients[:n_calls], gradients[n_calls:]
-    squares, products = squared_norms(recording, outputs, losses, n_layers, products="taylor_group" in asked)
-    sums["fisher_empirical"] += squares.sum(dim=0).cpu().numpy()
-    sums["gradient"] += squares.sqrt().sum(dim=0).cpu().numpy()
-    sums["taylor_group"] += products.abs().sum(dim=0).cpu().numpy()
-    for layer, (before, after) in enumerate(states):
-        change = -(further[layer] * (after - before).detach()).double().sum()
-        sums["taylor_block"][layer] += float(change)
-    for total, gradient in zip(whole, further[n_layers:], strict=True):
-        if gradient is not None:
-            total += gradient
-
-
-def _output_gradients(
-    recording: Recording, losses: torch.Tensor, further: list[torch.Tensor], keep_graph: bool
-) -> tuple[torch.Tensor | None, ...]:
-    """Return the gradients of the sum of losses for the recorded outputs, and for ``further`` tensors after them."""
-    wanted = [call.output for call in recording.calls] + further
-    return torch.autograd.grad(losses.sum(), wanted, allow_unused=True, retain_graph=keep_graph or bool(recording.rest))
 
 
 @contextmanager
