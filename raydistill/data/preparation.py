@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raydistill.data.interactions import RawData, read_sealed
+from raydistill.data.interactions import RawData
 from raydistill.data.splits import SequenceData, Texts, split_positions
 from raydistill.data.statistics import statistics
+from raydistill.data.storage import read_sealed
 from raydistill.errors import CorruptArtifactError, DataError
 from raydistill.records.files import content_hash
 
@@ -63,9 +63,13 @@ def prepare(
     """
     if duplicates not in DUPLICATES:
         raise ValueError(f"unknown rule for duplicates {duplicates!r}: {', '.join(DUPLICATES)} are known")
-    rules = {"min_interactions": min_interactions, "duplicates": duplicates, "min_rating": min_rating}
-    cuts = list(time_cuts) if split == "global_time" else None
-    identity = preparation_identity(raw.provenance, split=split, **rules, time_cuts=time_cuts)
+    rules = {
+        "min_interactions": min_interactions,
+        "duplicates": duplicates,
+        "min_rating": min_rating,
+        "time_cuts": list(time_cuts) if split == "global_time" else None,
+    }
+    identity = content_hash({"schema": _SCHEMA, "raw": raw.provenance, "split": split, **rules})
     with contextlib.suppress(CorruptArtifactError):
         if read_sealed(Path(folder), verify=False).get("identity") == identity:
             return SequenceData.load(folder)
@@ -89,16 +93,7 @@ def prepare(
         split=split,
         provenance=raw.provenance,
     )
-    counts = statistics(data, {**rules, "time_cuts": cuts}, removed)
-    return replace(data, statistics=counts).save(folder, identity=identity)
-
-
-def preparation_identity(
-    provenance: dict[str, Any], *, split: str, time_cuts: tuple[float, float], **rules: Any
-) -> str:
-    """Return 16 hex digits that name a call of :func:`prepare`: its raw data, split and rules."""
-    cuts = list(time_cuts) if split == "global_time" else None
-    return content_hash({"schema": _SCHEMA, "raw": provenance, "split": split, "time_cuts": cuts, **rules})
+    return replace(data, statistics=statistics(data, rules, removed)).save(folder, identity=identity)
 
 
 def k_core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
@@ -131,7 +126,8 @@ def unrepeated(users: np.ndarray, items: np.ndarray, rule: str) -> np.ndarray:
         return stays
     pair = users.astype(np.int64) * (int(items.max()) + 1) + items
     order = np.argsort(pair, kind="stable")
-    repeats = np.diff(pair[order]) == 0
+    pair = pair[order]
+    repeats = pair[1:] == pair[:-1]
     stays[order[1:][repeats] if rule == "first" else order[:-1][repeats]] = False
     return stays
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raydistill.data.interactions import new_folder, read_sealed, seal
+from raydistill.data.storage import new_folder, read_sealed, seal
 from raydistill.errors import DataError
 
 ARRAYS = {
@@ -280,6 +280,3 @@ def _load_unverified(folder: str) -> SequenceData:
 
 def _from_values(values: dict[str, Any]) -> SequenceData:
     return SequenceData(**values)
-
-
-__all__ = ["ARRAYS", "SPLITS", "SequenceData", "Texts", "global_time", "leave_one_out", "split_positions"]

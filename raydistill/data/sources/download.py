@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from raydistill.data.interactions import not_written
+from raydistill.data.storage import not_written
 from raydistill.errors import DataError
 
 TIMEOUT_SECONDS = 60

@@ -43,7 +43,7 @@ class Params:
 
 @dataclass(frozen=True)
 class _Layout:
-    """How GroupLens ships a variant: files, how to split a row, genres of a movie, MD5 of the zip, number of ratings."""
+    """How GroupLens ships a variant: files, how to split rows, genres of a movie, MD5 of the zip, number of ratings."""
 
     ratings: str
     movies: str

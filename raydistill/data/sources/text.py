@@ -12,7 +12,7 @@ import gzip
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -161,14 +161,11 @@ def json_tables(file: TextFile, schema: pa.Schema) -> Iterator[tuple[pa.Table, B
     Raises:
         DataError: A line is no JSON object or has a field of another type, or as :func:`blocks` does.
     """
-    options = pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
     for block in blocks(file):
         if not block.data.strip():
             continue
-        # Arrow refuses a row that does not fit into one of its own blocks.
-        reading = pyarrow.json.ReadOptions(use_threads=False, block_size=len(block.data) + 1)
         try:
-            table = pyarrow.json.read_json(pa.BufferReader(block.data), reading, options)
+            table = _read_json(block.data, schema)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise _bad_json(block, schema, error) from error
         yield table, block
@@ -285,20 +282,24 @@ def _csv_table(block: Block, columns: list[str], separator: str, quote: str | No
     return table
 
 
-def _bad_json(block: Block, schema: pa.Schema, error: Exception) -> DataError:
-    """Return the error for the first line that cannot be read, found one line at a time."""
-    reading: Callable[[bytes], Any] = lambda line: pyarrow.json.read_json(  # noqa: E731
-        pa.BufferReader(line + b"\n"),
-        pyarrow.json.ReadOptions(use_threads=False, block_size=len(line) + 2),
+def _read_json(data: bytes, schema: pa.Schema) -> pa.Table:
+    return pyarrow.json.read_json(
+        pa.BufferReader(data),
+        # Arrow refuses a row that does not fit into one of its own blocks.
+        pyarrow.json.ReadOptions(use_threads=False, block_size=len(data) + 1),
         pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
     )
+
+
+def _bad_json(block: Block, schema: pa.Schema, error: Exception) -> DataError:
+    """Return the error for the first line that cannot be read, found one line at a time."""
     for number, line in enumerate(block.data.split(b"\n")):
         if not line.strip():
             continue
         place = block.line(number)
         content = _json_object(line, place)
         try:
-            reading(line)
+            _read_json(line, schema)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             shown = {name: content.get(name) for name in schema.names}
             expected = ", ".join(f"{field.name} {field.type}" for field in schema)
