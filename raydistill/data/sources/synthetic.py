@@ -4,9 +4,9 @@ Every item has a genre, a theme and a depth; all three are attributes that a per
 item is drawn in two steps:
 
 1. **The rule gives the genre.** Start at the user's latest item. A hop goes some places back in the history, as many as
-   the stride of the genre of the item it starts from (genre 0 one place, genre 1 two, ...; at most ``max_stride``, then from
-   one again) and not past the first item. There are as many hops as the depth of the latest item. The genre of the item
-   where the hops end, put through a fixed permutation of the genres, is the genre of the next item.
+   the stride of the genre of the item it starts from (genre 0 one place, genre 1 two, ...; at most ``max_stride``,
+   then from one again) and not past the first item. There are as many hops as the depth of the latest item.
+   The genre of the item where the hops end, put through a fixed permutation of the genres, is the next genre.
    With probability ``noise`` the next genre is drawn at random instead.
 2. **Popularity, taste and series choose the item** among the items of that genre that the user has not had:
    its weight is Zipf's law of its rank, times ``exp(taste)`` where its theme is the user's favourite, times ``series``
@@ -155,7 +155,7 @@ def check(params: Params) -> None:
     Raises:
         DataError: With the key, the value and the range.
     """
-    largest = max(params.n_genres, 1) * params.longest
+    largest = params.n_genres * params.longest + PARTS * (params.n_genres - 1)
     ranges = {
         "n_users": (1, 10**8),
         "shortest": (3, params.longest),
@@ -177,7 +177,7 @@ def check(params: Params) -> None:
                 f"the synthetic source cannot use {key} = {value}",
                 where=f"data.{key}",
                 mend=f"give {key} a value from {low} to {high}"
-                + (" (n_genres x longest, so that no genre runs out)" if key == "n_items" else ""),
+                + (" (n_genres x (longest + 3) - 3, so that no genre runs out)" if key == "n_items" else ""),
             )
 
 
@@ -246,7 +246,7 @@ def make_catalogue(params: Params) -> Catalogue:
     part = np.zeros(params.n_items, dtype=np.int64)
     part[: n_series * PARTS] = np.tile(np.arange(PARTS), n_series)
     work = np.cumsum(part == 0) - 1
-    genre = draws.permutation(np.arange(work[-1] + 1) % params.n_genres)[work]
+    genre = _even_genres(work, params.n_genres)
     previous = np.where(part > 0, np.arange(params.n_items) - 1, -1)
     words = draws.permutation(WORDS)[work]
     titles = [
@@ -263,6 +263,16 @@ def make_catalogue(params: Params) -> Catalogue:
         titles=titles,
         order=draws.permutation(params.n_genres),
     )
+
+
+def _even_genres(work: np.ndarray, n_genres: int) -> np.ndarray:
+    """Return Int64 ``[n_items]``: all parts of a work in one genre, genres of equal size but for one series."""
+    genre = np.zeros(len(work), dtype=np.int64)
+    size = np.zeros(n_genres, dtype=np.int64)
+    for parts in np.split(np.arange(len(work)), np.flatnonzero(np.diff(work)) + 1):
+        genre[parts] = size.argmin()
+        size[size.argmin()] += len(parts)
+    return genre
 
 
 def _mixture(weight: np.ndarray, genre: np.ndarray, target: np.ndarray, noise: float, n_genres: int) -> np.ndarray:
