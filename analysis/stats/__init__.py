@@ -6,7 +6,7 @@ for several teachers; arms are stacked in front. Arms are paired: the same index
 
 | question | function |
 |---|---|
-| all arms against a reference, with everything below in it | `compare_arms` |
+| all arms against a reference, with everything below in it | `compare_arms`, `correct_together` |
 | intervals of means, differences, ratios | `crossed_bootstrap`, `bootstrap_difference`, `crossed_mean` |
 | paired tests, effect sizes | `seed_t_test`, `user_t_test`, `sign_flip_test`, `effect_size` |
 | many tests | `holm`, `benjamini_hochberg`, `Ledger` |
@@ -24,7 +24,7 @@ from __future__ import annotations
 from analysis.stats.arrays import paired_difference
 from analysis.stats.bootstrap import CrossedBootstrap, Interval, bootstrap_difference, crossed_bootstrap
 from analysis.stats.budget import BudgetCurve, expected_best
-from analysis.stats.comparison import ArmComparison, compare_arms
+from analysis.stats.comparison import ArmComparison, compare_arms, correct_together
 from analysis.stats.correction import benjamini_hochberg, holm
 from analysis.stats.crossed import CrossedMean, crossed_mean
 from analysis.stats.groups import (
@@ -36,7 +36,7 @@ from analysis.stats.groups import (
     popularity_groups,
     top_k_overlap,
 )
-from analysis.stats.importance import Importance, Interaction, MarginalCurve, importances, interaction, marginal_curve
+from analysis.stats.importance import Importance, importances
 from analysis.stats.ledger import Ledger, LedgerEntry
 from analysis.stats.margins import MarginTest, equivalence, non_inferiority
 from analysis.stats.paired import (
@@ -61,6 +61,7 @@ from analysis.stats.power import (
 )
 from analysis.stats.roc import RocCurve, roc_from_ranks, roc_from_scores
 from analysis.stats.scaling import ScalingFit, fit_linear, fit_power
+from analysis.stats.sensitivity import Interaction, MarginalCurve, interaction, marginal_curve
 from analysis.stats.variance import VarianceSplit, variance_components, variance_split
 
 __all__ = [
@@ -89,6 +90,7 @@ __all__ = [
     "benjamini_hochberg",
     "bootstrap_difference",
     "compare_arms",
+    "correct_together",
     "crossed_bootstrap",
     "crossed_mean",
     "detection_power",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis.stats.arrays import Direction, check_level, finite, sign_of
+from analysis.stats.arrays import Direction, Floats, check_level, finite, sign_of
 from analysis.stats.bootstrap import Interval, crossed_bootstrap
+from analysis.stats.crossed import CrossedMean, crossed_mean
 from analysis.stats.ledger import Ledger
 from analysis.stats.margins import MarginTest, equivalence, non_inferiority
 from analysis.stats.paired import (
@@ -22,7 +23,7 @@ from analysis.stats.paired import (
     user_effect_size,
     user_t_test,
 )
-from analysis.stats.power import PowerAnalysis, power_analysis
+from analysis.stats.power import PowerAnalysis, power_of
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class ArmComparison:
         mean: Interval of the arm's mean.
         reference_mean: Interval of the reference's mean.
         difference: Crossed bootstrap interval of arm minus reference.
+        crossed: The same difference with its variance parts.
         ratio: Crossed bootstrap interval of arm over reference; None where the reference's mean is not above 0.
         adjusted_p: p-value of the difference (`difference.p_value`) corrected over the family: Holm where planned,
             otherwise Benjamini-Hochberg.
@@ -49,8 +51,9 @@ class ArmComparison:
         non_inferiority_p: Its corrected p-value; NaN where there is none.
         equivalence: TOST; None where the reference's mean is not above 0.
         equivalence_p: Its corrected p-value; NaN where there is none.
-        power: What the data can resolve, asked about `resolve` of the reference's mean; None where that is not
-            above 0.
+        power: What the data can resolve, asked about `resolve` of the reference's mean, at `level` divided by the
+            tests of the family (what the smallest p-value of Holm's must reach, so that corrections are not
+            forgotten in "more seeds"); None where the reference's mean is not above 0.
         resolve: The relative effect that `power` is asked about.
         level: Error rate.
         margin: Relative margin.
@@ -63,6 +66,7 @@ class ArmComparison:
     mean: Interval
     reference_mean: Interval
     difference: Interval
+    crossed: CrossedMean
     ratio: Interval | None
     adjusted_p: float
     seeds_t: TestResult
@@ -99,8 +103,8 @@ def compare_arms(
 ) -> tuple[ArmComparison, ...]:
     """Return the comparison of every arm but the reference with the reference, corrected over the family.
 
-    Difference, non-inferiority and equivalence are three families, each corrected over the arms. The tests over seeds
-    alone and users alone describe and are not used for verdicts; they are entered in the ledger as exploratory.
+    The three corrected families and what is counted are those of `correct_together`, which this calls for the arms
+    given. The tests over seeds alone and users alone describe and are not used for verdicts.
 
     Args:
         values: `[arm, seed, user]` or `[arm, teacher, seed, user]` of one stratum, paired across arms.
@@ -134,54 +138,109 @@ def compare_arms(
         return ()
     boot = crossed_bootstrap(array, reference=place, level=level, n_resamples=n_resamples, seed=seed)
     flips = sign_flip_tests(np.stack([user_differences(array[i], base) for i in others]), n_flips=n_flips, seed=seed)
-    base_mean = boot.means[place].estimate
-    margins = {
-        i: (
-            non_inferiority(array[i], base, margin=margin, direction=direction, level=level),
-            equivalence(array[i], base, margin=margin, direction=direction, level=level),
-        )
-        if base_mean > 0
-        else (None, None)
-        for i in others
+    common = {
+        "reference": reference,
+        "metric": metric,
+        "direction": direction,
+        "reference_mean": boot.means[place],
+        "resolve": resolve,
+        "level": level,
+        "margin": margin,
     }
-    ledger, family = ledger or Ledger(), family or f"{metric} against {reference}"
-    seeds_t, users_t = ([test(array[i], base) for i in others] for test in (seed_t_test, user_t_test))
-
-    def enter(kind: str, p_values: list[float], is_planned: bool) -> list[float]:
-        tests = {arms[i]: p for i, p in zip(others, p_values, strict=True)}
-        return list(ledger.enter(f"{family}: {kind}", tests, planned=is_planned).values())
-
-    difference_p = enter("difference", [boot.differences[i].p_value for i in others], planned)
-    non_inferiority_p, equivalence_p = (
-        enter(kind, [margins[i][k].p_value if margins[i][k] else float("nan") for i in others], planned)
-        for k, kind in enumerate(("non-inferiority", "equivalence"))
-    )
-    for kind, tests in (("t over seeds", seeds_t), ("t over users", users_t), ("sign flip over users", flips)):
-        enter(kind, [test.p_value for test in tests], False)
-    return tuple(
+    found = tuple(
         ArmComparison(
             arm=arms[i],
-            reference=reference,
-            metric=metric,
-            direction=direction,
             mean=boot.means[i],
-            reference_mean=boot.means[place],
             difference=boot.differences[i],
             ratio=boot.ratios[i] if boot.ratios else None,
-            adjusted_p=difference_p[row],
-            seeds_t=seeds_t[row],
-            users_t=users_t[row],
             sign_flip=flips[row],
-            seed_effect=seed_effect_size(array[i], base, level=level),
-            user_effect=user_effect_size(array[i], base, level=level),
-            non_inferiority=margins[i][0],
-            non_inferiority_p=non_inferiority_p[row],
-            equivalence=margins[i][1],
-            equivalence_p=equivalence_p[row],
-            power=power_analysis(array[i] - base, effect=resolve * base_mean, level=level) if base_mean > 0 else None,
-            resolve=resolve,
-            level=level,
-            margin=margin,
+            **_tests(array[i], base, margin, direction, level),
+            **common,
         )
         for row, i in enumerate(others)
     )
+    return correct_together(found, family=family or f"{metric} against {reference}", ledger=ledger, planned=planned)
+
+
+def _tests(values: Floats, base: Floats, margin: float, direction: Direction, level: float) -> dict[str, object]:
+    """Return the fields of one comparison that need this pair alone, with corrections left open."""
+    against_margin = None, None
+    if base.mean() > 0:
+        against_margin = tuple(
+            test(values, base, margin=margin, direction=direction, level=level)
+            for test in (non_inferiority, equivalence)
+        )
+    return {
+        "crossed": crossed_mean(values - base),
+        "adjusted_p": np.nan,
+        "seeds_t": seed_t_test(values, base),
+        "users_t": user_t_test(values, base),
+        "seed_effect": seed_effect_size(values, base, level=level),
+        "user_effect": user_effect_size(values, base, level=level),
+        "non_inferiority": against_margin[0],
+        "non_inferiority_p": np.nan,
+        "equivalence": against_margin[1],
+        "equivalence_p": np.nan,
+        "power": None,
+    }
+
+
+def correct_together(
+    comparisons: Sequence[ArmComparison],
+    *,
+    family: str,
+    labels: Sequence[str] | None = None,
+    ledger: Ledger | None = None,
+    planned: bool = True,
+) -> tuple[ArmComparison, ...]:
+    """Return the comparisons with their p-values corrected as one family, and count their tests.
+
+    For a family that goes over several strata or groups of arms: call `compare_arms` for each without a ledger, and
+    this once with all of them. What was corrected before is replaced, since the raw p-values are kept.
+
+    Difference, non-inferiority and equivalence are three families (Holm where planned, otherwise
+    Benjamini-Hochberg). The tests over seeds alone and users alone describe; they count as exploratory.
+
+    Args:
+        comparisons: Comparisons, such as every arm in every stratum.
+        family: Name of the family.
+        labels: A name for each comparison in the ledger, all different; by default the arm.
+        ledger: Where to count the tests.
+        planned: Whether the family was planned in the sweep file.
+
+    Raises:
+        ValueError: Labels that are not all different, or as many as the comparisons; a family entered before.
+    """
+    labels = [one.arm for one in comparisons] if labels is None else list(labels)
+    if len(set(labels)) != len(comparisons) or len(labels) != len(comparisons):
+        raise ValueError(f"labels {labels} must be different, one for each of {len(comparisons)} comparisons")
+    ledger = Ledger() if ledger is None else ledger
+
+    def enter(kind: str, p_values: list[float], is_planned: bool) -> list[float]:
+        tests = dict(zip(labels, p_values, strict=True))
+        return list(ledger.enter(f"{family}: {kind}", tests, planned=is_planned).values())
+
+    def margin_p(test: MarginTest | None) -> float:
+        return float("nan") if test is None else test.p_value
+
+    difference = enter("difference", [one.difference.p_value for one in comparisons], planned)
+    non_inferior = enter("non-inferiority", [margin_p(one.non_inferiority) for one in comparisons], planned)
+    equivalent = enter("equivalence", [margin_p(one.equivalence) for one in comparisons], planned)
+    enter("t over seeds", [one.seeds_t.p_value for one in comparisons], False)
+    enter("t over users", [one.users_t.p_value for one in comparisons], False)
+    enter("sign flip over users", [one.sign_flip.p_value for one in comparisons], False)
+    return tuple(
+        replace(
+            one,
+            adjusted_p=difference[i],
+            non_inferiority_p=non_inferior[i],
+            equivalence_p=equivalent[i],
+            power=_power(one, len(comparisons)),
+        )
+        for i, one in enumerate(comparisons)
+    )
+
+
+def _power(one: ArmComparison, n_tests: int) -> PowerAnalysis | None:
+    mean = one.reference_mean.estimate
+    return power_of(one.crossed, effect=one.resolve * mean, level=one.level / n_tests) if mean > 0 else None

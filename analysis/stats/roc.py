@@ -74,15 +74,17 @@ def roc_from_ranks(
     rate = (rank - 1) / (number - 1)
     grid = np.linspace(0, 1, points)
     n_users = rate.shape[1]
-    per_user = np.zeros((n_users, points + 1))
-    for row in rate:
-        per_user[:, :points] += row[:, None] <= grid
-    per_user[:, points] = (1 - rate).sum(axis=0)
-    per_user /= len(rate)
-    resampled = np.empty((n_resamples, points + 1))
-    for rows, weights in user_weights(n_users, n_resamples, np.random.default_rng(seed)):
-        resampled[rows] = weights @ per_user / n_users
-    return _curve(grid, per_user.mean(axis=0), resampled, level, n_users)
+    # A user's curve is a step at the first grid point that reaches its rate, so counting steps is the whole curve.
+    step = np.searchsorted(grid, rate, side="left").ravel()
+    area = (1 - rate).mean(axis=0)
+
+    def curve(weight: Floats) -> Floats:
+        steps = np.bincount(step, weights=np.tile(weight, len(rate)), minlength=points)
+        return np.append(np.cumsum(steps) / len(rate), weight @ area) / n_users
+
+    draws = user_weights(n_users, n_resamples, np.random.default_rng(seed))
+    resampled = np.array([curve(weight) for _, weights in draws for weight in weights])
+    return _curve(grid, curve(np.ones(n_users)), resampled, level, n_users)
 
 
 def roc_from_scores(

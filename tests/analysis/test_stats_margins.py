@@ -11,6 +11,7 @@ from statsmodels.stats.power import TTestPower
 from analysis.stats import (
     Ledger,
     compare_arms,
+    correct_together,
     crossed_mean,
     detection_power,
     equivalence,
@@ -262,6 +263,24 @@ def test_compare_arms_holds_every_test_and_counts_it():
     assert found[0].difference.estimate == pytest.approx((values[1] - values[0]).mean())
     assert found[0].seeds_t.p_value == pytest.approx(stats.ttest_rel(values[1].mean(1), values[0].mean(1)).pvalue)
     assert found[1].non_inferiority_p > 0.9
+
+
+def test_strata_are_corrected_as_one_family():
+    values = simulated(np.random.default_rng(12), n_arms=3, shifts=[0, 0.04, 0.02])
+    strata = [compare_arms(v, list("rab"), reference="r", metric="m", n_flips=200) for v in (values, values + 0.01)]
+    ledger = Ledger()
+    together = [*strata[0], *strata[1]]
+    found = correct_together(together, family="all", labels=["a 25 %", "b 25 %", "a 50 %", "b 50 %"], ledger=ledger)
+    assert [c.adjusted_p for c in found] == pytest.approx(holm([c.difference.p_value for c in together]))
+    assert ledger.counts()["planned"] == 12
+    assert found[0].power.level == pytest.approx(0.05 / 4)
+    assert found[0].power.detectable > together[0].power.detectable
+    explored = correct_together(strata[0], family="all", planned=False)
+    assert [c.adjusted_p for c in explored] == pytest.approx(
+        stats.false_discovery_control([c.difference.p_value for c in strata[0]])
+    )
+    with pytest.raises(ValueError, match="must be different"):
+        correct_together(together, family="all")
 
 
 def test_compare_arms_with_nothing_to_compare():
