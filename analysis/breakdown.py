@@ -35,7 +35,8 @@ SCALED = {
 def roc(run: Run, arms: Iterable[str]) -> pd.DataFrame:
     """Return ROC curves over the full catalogue, averaged over users and seeds, with bands over users.
 
-    Columns ``arm``, ``keep_ratio``, ``false_positive``, ``mean``, ``low``, ``high``, ``auc``, ``auc_low``, ``auc_high``.
+    Columns ``arm``, ``keep_ratio``, ``false_positive``, ``mean``, ``low``, ``high``, ``auc``, ``auc_low``,
+    ``auc_high``.
     """
     frames = []
     for ratio in run.strata():

@@ -140,17 +140,17 @@ def _scope(results: Results) -> str:
         )
     if teachers > 1:
         return f"It holds over {teachers} independently trained teachers, {seeds // teachers} seeds each, and {users}."
-    return f"It holds over {seeds} seeds and {users}, all with one teacher: another teacher may rank selectors differently."
+    one = "all with one teacher: another teacher may rank selectors differently"
+    return f"It holds over {seeds} seeds and {users}, {one}."
 
 
 def _state(results: Results) -> str | None:
     """Return what is missing or was refused, so that no table looks more complete than it is."""
     table = counts(results.run)
     missing, failed = table["missing"].sum(), int(table["failed"].sum())
-    parts = [f"{int(missing)} planned trials are missing"] if missing > 0 else []
-    parts += [f"{failed} trials failed"] if failed else []
     refused = len(results.run.refused)
-    parts += [f"{refused} records were refused"] if refused else []
+    found = ((missing, "planned trial", "missing"), (failed, "trial", "failed"), (refused, "record", "refused"))
+    parts = [f"{int(n)} {what}{'' if n == 1 else 's'} {state}" for n, what, state in found if n > 0]
     return f"Read with care: {', '.join(parts)} (listed below)." if parts else None
 
 

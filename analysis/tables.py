@@ -73,7 +73,9 @@ def terminal_table(summary: dict[str, Any]) -> str:
         f"params: without the item table; latency: one request, median; search: time of all search trials of the arm; "
         f"verdict: against {reference}, corrected for the number of arms"
     )
-    return "\n".join([*lines, "", "\n\n".join(blocks), "", _wrapped(legend), summary["protocol_signature"]])
+    return "\n".join(
+        [*lines, "", "\n\n".join(blocks), "", _wrapped(legend), _wrapped(summary["protocol_signature"], "|")]
+    )
 
 
 def _number(value: float | None, pattern: str) -> str:
@@ -95,12 +97,13 @@ def _aligned(head: Sequence[str], rows: list[tuple[str, ...]]) -> str:
     return "\n".join(lines)
 
 
-def _wrapped(text: str) -> str:
+def _wrapped(text: str, separator: str = " ") -> str:
     lines = [""]
-    for word in text.split():
-        if len(lines[-1]) + len(word) + 1 > WIDTH:
+    for word in text.split(separator):
+        if lines[-1] and len(lines[-1]) + len(word) + 1 > WIDTH:
+            lines[-1] += separator.strip()
             lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
+        lines[-1] = f"{lines[-1]}{separator}{word}" if lines[-1] else word
     return "\n".join(lines)
 
 

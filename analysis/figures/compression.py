@@ -27,6 +27,15 @@ AXES = {
 }
 
 
+BARS = {
+    "evidence_seconds": ("layer evidence (s)", 1.0),
+    "training_seconds": ("training one student (s)", 1.0),
+    "peak_memory_bytes": ("peak memory (MiB)", 2.0**20),
+    "latency_ms": ("latency of one request (ms)", 1.0),
+}
+"""Costs drawn as bars: heading, and what one unit of it is."""
+
+
 def pareto(cost: np.ndarray, quality: np.ndarray) -> np.ndarray:
     """Return the indices of points that no other point beats in both, by ascending cost.
 
@@ -105,13 +114,7 @@ def costs(frame: pd.DataFrame, *, note: str) -> Figure:
             ``peak_memory_bytes``, ``latency_ms``: means of confirm trials.
         note: The line under the figure.
     """
-    names = {
-        "evidence_seconds": ("layer evidence (s)", 1.0),
-        "training_seconds": ("training one student (s)", 1.0),
-        "peak_memory_bytes": ("peak memory (MiB)", 2.0**20),
-        "latency_ms": ("latency of one request (ms)", 1.0),
-    }
-    measured = [c for c in names if c in frame and frame[c].notna().any()]
+    measured = [c for c in BARS if c in frame and frame[c].notna().any()]
     frame = frame[frame[measured].notna().any(axis=1)]
     arms = list(dict.fromkeys(frame["arm"]))
     ratios = sorted(frame["keep_ratio"].dropna().unique())
@@ -121,14 +124,14 @@ def costs(frame: pd.DataFrame, *, note: str) -> Figure:
         for index, arm in enumerate(arms):
             part = frame[frame["arm"] == arm]
             for offset, ratio in enumerate(ratios):
-                value = part.loc[part["keep_ratio"] == ratio, column] / names[column][1]
+                value = part.loc[part["keep_ratio"] == ratio, column] / BARS[column][1]
                 if len(value) and np.isfinite(value.iloc[0]):
                     panel.barh(index + (offset - (len(ratios) - 1) / 2) * height, value.iloc[0], height=0.9 * height,
                                color=arm_colour(arm), alpha=0.45 + 0.5 * (offset + 1) / len(ratios))  # fmt: skip
-            whole = part.loc[part["keep_ratio"].isna(), column] / names[column][1]
+            whole = part.loc[part["keep_ratio"].isna(), column] / BARS[column][1]
             if len(whole) and np.isfinite(whole.iloc[0]):
                 panel.barh(index, whole.iloc[0], height=0.8, color=arm_colour(arm))
-        panel.set_xlabel(names[column][0])
+        panel.set_xlabel(BARS[column][0])
         panel.grid(axis="y", visible=False)
     axes[0, 0].set_yticks(range(len(arms)), [escape(arm_name(arm)) for arm in arms])
     axes[0, 0].invert_yaxis()

@@ -32,7 +32,8 @@ __all__ = [
 
 RC = matplotlib.rc_params_from_file(str(Path(__file__).with_name("raydistill.mplstyle")), use_default_template=False)
 
-# Okabe and Ito's colours for selectors with evidence, greys for those without, Tol's for controls: told apart by readers with any common colour blindness.
+# Selectors with evidence have Okabe and Ito's colours, told apart by readers with any common colour blindness;
+# those without are black and grey, and controls have Tol's muted colours.
 COLOURS = {
     "fisher": "#0072B2",
     "attention": "#E69F00",

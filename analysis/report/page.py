@@ -216,13 +216,13 @@ def _method(results: Results, summary: dict[str, Any]) -> list[str]:
     return [
         "Every arm had the same search budget and saw validation data only. Its best configuration was trained again "
         "with fresh seeds, which touched the test set once.",
-        f"Intervals ({level}) resample seeds and users together, so they speak about the method and not only about the "
-        "models that were trained. Comparisons are paired: the same seed and the same users on both sides. With several "
-        "teachers the teacher is the unit.",
-        f"A verdict needs the interval and the corrected test to agree. Not worse, and equivalent, are tests against the "
-        f"margin of {100 * summary['margin']:g} % of the other arm's quality; a large p-value alone is never taken for "
-        "equality. Tests over users alone (in the CSV files) describe these trained models only: with thousands of users "
-        "they find almost any difference.",
+        f"Intervals ({level}) resample seeds and users together, so they speak about the method and not only about "
+        "the models that were trained. Comparisons are paired: the same seed and the same users on both sides. With "
+        "several teachers the teacher is the unit.",
+        f"A verdict needs the interval and the corrected test to agree. Not worse, and equivalent, are tests against "
+        f"the margin of {100 * summary['margin']:g} % of the other arm's quality; a large p-value alone is never taken "
+        "for equality. Tests over users alone (in the CSV files) describe these trained models only: with thousands "
+        "of users they find almost any difference.",
         f"{results.ledger.sentence()}. All are in tables/tests.csv.",
     ]
 
