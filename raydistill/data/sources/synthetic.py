@@ -20,6 +20,7 @@ protocol that drops repeats changes nothing.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -44,6 +45,7 @@ NOUNS = (
     "Mirror", "Night", "Orchard", "Path", "River", "Summer", "Tower", "Voice",
 )  # fmt: skip
 PARTS = 3
+GENERATOR = 2  # goes up when the same parameters give another world, so that no cache serves the old one
 FIRST_DAY = 1_600_000_000
 WORDS = len(ADJECTIVES) * len(NOUNS)
 
@@ -136,16 +138,10 @@ def load(params: Params, cache: Path) -> RawData:
         DataError: A parameter is out of range.
     """
     check(params)
-    provenance = provenance_of("synthetic", [], asdict(params), time_unit="s")
-    world: list[World] = []
-
-    def made() -> World:
-        if not world:
-            world.append(generate(params))
-        return world[0]
-
-    interactions = (batch(made()) for batch in (_interactions,))
-    items = (batch(made().catalogue) for batch in (_items,))
+    provenance = {**provenance_of("synthetic", [], asdict(params), time_unit="s"), "generator": GENERATOR}
+    made = functools.cache(generate)  # one world for both tables, and none where the cache has them
+    interactions = (_interactions(made(given)) for given in [params])
+    items = (_items(made(given).catalogue) for given in [params])
     return store(cache, provenance, interactions, items)
 
 
