@@ -123,6 +123,9 @@ class Recommender(nn.Module):
             settings = json.loads(record.read_text())
         except json.JSONDecodeError as error:
             raise ModelError(f"{RECORD} is not valid JSON: {error}", where=str(record), mend="save it again") from error
+        missing = {"n_items", "max_length", "causal", "output_scale", "attention"} - set(settings)
+        if missing:
+            raise ModelError(f"{RECORD} lacks {', '.join(sorted(missing))}", where=str(record), mend="save it again")
         _, backbone = load_backbone(str(folder), dtype="auto", attention=settings.pop("attention"))
         return cls(backbone, **settings).eval()
 

@@ -24,8 +24,9 @@ LayerMap = Sequence[int] | Mapping[str, Sequence[int]]
 def keep_layers(model: PreTrainedModel, layer_map: LayerMap, *, teacher_hash: str | None = None) -> PreTrainedModel:
     """Return a model of the same class that has only the blocks in ``layer_map``, with the teacher's weights.
 
-    It computes what the teacher computes when its other blocks are skipped; with all blocks, bit for bit what the
-    teacher computes. It has the teacher's dtype, device and mode, shares no memory with it, and saves and loads as
+    It computes bit for bit what the teacher computes when its other blocks are skipped (where a family has to fold a
+    correction into the weights, as GPT-2 scaled by layer index does, equal but for rounding); with all blocks, bit for
+    bit what the teacher computes. It has the teacher's dtype, device and mode, shares no memory with it, and saves and loads as
     any model of its class. ``config.raydistill`` keeps the layer map and the teacher's hash.
 
     Args:
@@ -37,6 +38,11 @@ def keep_layers(model: PreTrainedModel, layer_map: LayerMap, *, teacher_hash: st
     Raises:
         ModelError: Unknown family, quantized weights, a single block, or a layer map that does not fit.
     """
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(
+            f"{type(model).__name__} is not a Hugging Face model itself",
+            mend="call its own keep_layers where it has one, or cut the Hugging Face model in it",
+        )
     family = family_of(model)
     _refuse_unusable(model)
     layer_maps = check_layer_map(model, layer_map)

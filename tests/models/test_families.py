@@ -180,3 +180,8 @@ def test_blocks_of_different_shape_are_refused():
 def test_anything_else_is_refused():
     with pytest.raises(ModelError, match="Linear is not a Hugging Face model"):
         backbone_of(nn.Linear(2, 2))
+    wrapper = nn.Module()
+    wrapper.backbone = build("GPT2Model")
+    assert len(blocks(wrapper)) == N_LAYERS
+    with pytest.raises(ModelError, match="not a Hugging Face model itself"):
+        keep_layers(wrapper, [0, 1])

@@ -157,6 +157,9 @@ def test_folder_without_recommender(tmp_path):
     (tmp_path / "recommender.json").write_text('{"n_items": ')
     with pytest.raises(ModelError, match="not valid JSON"):
         Recommender.from_pretrained(tmp_path)
+    (tmp_path / "recommender.json").write_text('{"n_items": 3, "causal": true, "output_scale": 1, "attention": "sdpa"}')
+    with pytest.raises(ModelError, match="lacks max_length"):
+        Recommender.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ import pytest
 import torch
 import transformers as hf
 from model_zoo import CASES, CAUSAL, N_LAYERS, build, inputs_of, result, without_effect
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from raydistill.models import FAMILIES, blocks, depth, family_of, keep_layers, model_hash, skip_layers, stacks_of
 
@@ -207,6 +209,36 @@ def test_student_stands_alone(name):
     removed = sum(sizes) - sum(sizes[i] for i in indices)
     assert removed > 0
     assert sum(p.numel() for p in student.parameters()) == sum(p.numel() for p in teacher.parameters()) - removed
+
+
+class Allocations(TorchDispatchMode):
+    """Counts the bytes of every storage that operations make outside the meta device."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes: dict[int, int] = {}
+        self.alive = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(output):
+            if isinstance(tensor, torch.Tensor) and not tensor.is_meta:
+                self.alive.append(tensor)  # so that no address is used twice
+                self.sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return output
+
+
+@pytest.mark.parametrize("name", ["GPT2LMHeadModel", "T5ForConditionalGeneration", "Gemma3-alternating"])
+def test_removed_blocks_are_never_copied(name):
+    teacher = build(name)
+    owned = {parameter.untyped_storage().data_ptr() for parameter in teacher.parameters()}
+    with Allocations() as allocations:
+        student = keep_layers(teacher, {stack.name: [1] for stack in stacks_of(teacher)}, teacher_hash="feed")
+    made = sum(size for address, size in allocations.sizes.items() if address not in owned)
+    held = sum(tensor.untyped_storage().nbytes() for tensor in (*student.parameters(), *student.buffers()))
+    whole = sum(parameter.untyped_storage().nbytes() for parameter in teacher.parameters())
+    # The constructor makes a few numbers of its own: rotary frequencies and scales.
+    assert held <= made <= held + 1024 < whole
 
 
 def test_student_holds_no_reference_to_the_teacher():
