@@ -125,7 +125,7 @@ def test_tests_that_could_not_be_run_decide_nothing():
 
 def test_equal_methods_are_seldom_called_better_or_worse():
     rng = np.random.default_rng(1)
-    n, claims = 150, 0
+    n, claims = 80, 0
     for _ in range(n):
         users = 0.5 + 0.1 * rng.standard_normal((1, 1, 30))
         values = users + 0.02 * rng.standard_normal((4, 3, 1)) + 0.1 * rng.standard_normal((4, 3, 30))
@@ -136,7 +136,7 @@ def test_equal_methods_are_seldom_called_better_or_worse():
 
 def test_equivalence_is_seldom_claimed_of_an_arm_worse_by_the_margin():
     rng = np.random.default_rng(2)
-    n, claims = 150, 0
+    n, claims = 80, 0
     for _ in range(n):
         reference = 0.5 + 0.1 * rng.standard_normal((1, 30)) + 0.005 * rng.standard_normal((4, 1))
         arm = 0.98 * reference + 0.005 * rng.standard_normal((4, 1)) + 0.01 * rng.standard_normal((4, 30))
