@@ -26,8 +26,8 @@ def keep_layers(model: PreTrainedModel, layer_map: LayerMap, *, teacher_hash: st
 
     It computes bit for bit what the teacher computes when its other blocks are skipped (where a family has to fold a
     correction into the weights, as GPT-2 scaled by layer index does, equal but for rounding); with all blocks, bit for
-    bit what the teacher computes. It has the teacher's dtype, device and mode, shares no memory with it, and saves and loads as
-    any model of its class. ``config.raydistill`` keeps the layer map and the teacher's hash.
+    bit what the teacher computes. It has the teacher's dtype, device and mode, shares no memory with it, and saves and
+    loads as any model of its class. ``config.raydistill`` keeps the layer map and the teacher's hash.
 
     Args:
         model: The teacher, a base model or one with a task head; it is not changed.
