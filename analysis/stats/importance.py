@@ -70,11 +70,16 @@ def importances(
         judges = [FanovaImportanceEvaluator(n_trees=64, max_depth=64, seed=seed + i) for i in range(n_forests)]
     else:
         raise ValueError(f"evaluator is {evaluator!r}, but 'fANOVA' or 'PED-ANOVA' is needed")
-    if np.ptp(metric) == 0:
-        zeros = dict.fromkeys(parameters, 0.0)
+    # Optuna shares out the whole among parameters that all have importance 0, so constant ones are not given to it.
+    varying = {name: column for name, column in columns.items() if len(np.unique(column)) > 1}
+    if np.ptp(metric) == 0 or not varying:
+        zeros = dict.fromkeys(columns, 0.0)
         return Importance(evaluator, zeros, dict(zeros), len(metric))
-    study = _study(columns, metric, direction)
-    found = [optuna.importance.get_param_importances(study, evaluator=judge) for judge in judges]
+    study = _study(varying, metric, direction)
+    found = [
+        dict.fromkeys(columns, 0.0) | optuna.importance.get_param_importances(study, evaluator=judge)
+        for judge in judges
+    ]
     mean = {name: float(np.mean([one[name] for one in found])) for name in columns}
     order = sorted(mean, key=lambda name: -mean[name])
     deviations = {name: float(np.std([one[name] for one in found])) for name in order}

@@ -52,7 +52,7 @@ class Interaction:
         surface: `[y, x]`, mean predicted metric.
         strength: Share of the surface's variance that no sum of two curves explains (after Friedman and Popescu
             2008), 0 to 1.
-        r_squared: The forest's out-of-bag R^2: near 0 or below, the surface is noise.
+        r_squared: The forest's out-of-bag R^2: near 0 or below, the surface is noise; NaN for a constant metric.
         n_trials: Trials used.
     """
 
@@ -161,9 +161,10 @@ def interaction(
     centred = surface - surface.mean()
     additive = centred.mean(axis=0, keepdims=True) + centred.mean(axis=1, keepdims=True)
     whole = float((centred**2).sum())
-    strength = float(((centred - additive) ** 2).sum()) / whole if whole > 0 else 0.0
+    strength = float(((centred - additive) ** 2).sum()) / whole if np.ptp(metric) > 0 and whole > 0 else 0.0
     shown = [np.exp(g) if name in log else g for g, name in zip(grids, (x, y), strict=True)]
-    return Interaction((x, y), shown[0], shown[1], surface, strength, float(forest.oob_score_), len(metric))
+    r_squared = float(forest.oob_score_) if np.ptp(metric) > 0 else np.nan
+    return Interaction((x, y), shown[0], shown[1], surface, strength, r_squared, len(metric))
 
 
 def _binned(name: str, column: np.ndarray, metric: Floats, points: int, level: float) -> MarginalCurve:

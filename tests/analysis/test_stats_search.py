@@ -180,6 +180,13 @@ def test_importances_of_a_constant_metric_are_nothing(trials):
     parameters, metric = trials
     result = importances(parameters, np.zeros_like(metric), evaluator="fANOVA")
     assert set(result.shares.values()) == {0.0}
+    for evaluator in ("fANOVA", "PED-ANOVA"):
+        constant = importances({"layers": [8] * 5}, [0.1, 0.2, 0.3, 0.4, 0.5], evaluator=evaluator, n_forests=1)
+        assert constant.shares == {"layers": 0.0}
+    surface = interaction(parameters, np.full_like(metric, 0.1), "temperature", "alpha_dist", points=3)
+    assert surface.strength == 0
+    assert np.isnan(surface.r_squared)
+    assert np.ptp(marginal_curve(parameters, np.full_like(metric, 0.1), "temperature").mean) < 1e-15
 
 
 def test_unusable_trials_are_refused(trials):
