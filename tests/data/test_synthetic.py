@@ -13,7 +13,7 @@ import pytest
 from raydistill.data.sources.synthetic import GENRES, THEMES, Params, check, generate, load
 from raydistill.errors import DataError
 
-SMALL = Params(n_users=200, n_items=160, shortest=8, longest=20)
+SMALL = Params(n_users=200, n_items=160, shortest=8, longest=20, n_genres=6, hops=3, max_stride=3)
 CHANGES = {
     "n_users": 201, "n_items": 170, "shortest": 9, "longest": 21, "n_genres": 5, "hops": 4, "max_stride": 2,
     "noise": 0.5, "popularity": 0.5, "taste": 0.1, "series": 2.0, "series_share": 0.1, "seed": 1,
@@ -101,6 +101,7 @@ def test_the_rule_gives_every_genre_when_there_is_no_noise(tmp_path):
             successors.setdefault(genres[history[place]], set()).add(genres[history[end]])
     assert set(successors) == set(GENRES[: params.n_genres])
     assert all(len(after) == 1 for after in successors.values())
+    assert all(genre not in after for genre, after in successors.items())
     assert len(set.union(*successors.values())) == params.n_genres
     assert far > 500
 

@@ -6,7 +6,7 @@ item is drawn in two steps:
 1. **The rule gives the genre.** Start at the user's latest item. A hop goes some places back in the history, as many as
    the stride of the genre of the item it starts from (genre 0 one place, genre 1 two, ...; at most ``max_stride``,
    then from one again) and not past the first item. There are as many hops as the depth of the latest item.
-   The genre of the item where the hops end, put through a fixed permutation of the genres, is the next genre.
+   The genre of the item where the hops end, moved on by a fixed cycle of the genres, is the next genre.
    With probability ``noise`` the next genre is drawn at random instead.
 2. **Popularity, taste and series choose the item** among the items of that genre that the user has not had:
    its weight is Zipf's law of its rank, times ``exp(taste)`` where its theme is the user's favourite, times ``series``
@@ -45,7 +45,7 @@ NOUNS = (
     "Mirror", "Night", "Orchard", "Path", "River", "Summer", "Tower", "Voice",
 )  # fmt: skip
 PARTS = 3
-GENERATOR = 2  # goes up when the same parameters give another world, so that no cache serves the old one
+GENERATOR = 3  # goes up when the same parameters give another world, so that no cache serves the old one
 FIRST_DAY = 1_600_000_000
 WORDS = len(ADJECTIVES) * len(NOUNS)
 
@@ -69,13 +69,13 @@ class Params:
         seed: Seed of the catalogue and of the users.
     """
 
-    n_users: int = 1500
-    n_items: int = 300
-    shortest: int = 20
-    longest: int = 30
-    n_genres: int = 6
-    hops: int = 3
-    max_stride: int = 3
+    n_users: int = 2000
+    n_items: int = 120
+    shortest: int = 16
+    longest: int = 20
+    n_genres: int = 4
+    hops: int = 4
+    max_stride: int = 2
     noise: float = 0.05
     popularity: float = 1.0
     taste: float = 1.0
@@ -93,7 +93,7 @@ class Catalogue:
         previous_part: Int64 ``[n_items]``, the item that is the part before, or -1.
         popularity: Float64 ``[n_items]``, Zipf weights.
         titles: ``[n_items]``; the second part of "The Amber Coast" is "The Amber Coast 2".
-        order: Int64 ``[n_genres]``, the permutation that gives the next genre from the one where the hops end.
+        order: Int64 ``[n_genres]``, the cycle that gives the next genre from the one where the hops end.
     """
 
     genre: np.ndarray
@@ -257,8 +257,18 @@ def make_catalogue(params: Params) -> Catalogue:
         previous_part=previous,
         popularity=(1.0 + rank) ** -params.popularity,
         titles=titles,
-        order=draws.permutation(params.n_genres),
+        order=_cycle(draws.permutation(params.n_genres)),
     )
+
+
+def _cycle(genres: np.ndarray) -> np.ndarray:
+    """Return Int64 ``[n_genres]``: the permutation that takes each genre to its successor in ``genres``, in one cycle.
+
+    One cycle has no fixed point; a genre that led to itself would hold the users for good, and need no rule to guess.
+    """
+    order = np.empty_like(genres)
+    order[genres] = np.roll(genres, -1)
+    return order
 
 
 def _even_genres(work: np.ndarray, n_genres: int) -> np.ndarray:
