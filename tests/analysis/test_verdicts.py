@@ -123,9 +123,10 @@ def test_tests_that_could_not_be_run_decide_nothing():
     assert "nan" not in verdict.sentence
 
 
-def test_equal_methods_are_seldom_called_better_or_worse():
+@pytest.mark.parametrize("n", [80, pytest.param(1000, marks=pytest.mark.slow)])
+def test_equal_methods_are_seldom_called_better_or_worse(n):
     rng = np.random.default_rng(1)
-    n, claims = 80, 0
+    claims = 0
     for _ in range(n):
         users = 0.5 + 0.1 * rng.standard_normal((1, 1, 30))
         values = users + 0.02 * rng.standard_normal((4, 3, 1)) + 0.1 * rng.standard_normal((4, 3, 30))
@@ -134,9 +135,10 @@ def test_equal_methods_are_seldom_called_better_or_worse():
     assert stats.binomtest(claims, n).proportion_ci(0.99, method="exact").low <= 0.05
 
 
-def test_equivalence_is_seldom_claimed_of_an_arm_worse_by_the_margin():
+@pytest.mark.parametrize("n", [80, pytest.param(1000, marks=pytest.mark.slow)])
+def test_equivalence_is_seldom_claimed_of_an_arm_worse_by_the_margin(n):
     rng = np.random.default_rng(2)
-    n, claims = 80, 0
+    claims = 0
     for _ in range(n):
         reference = 0.5 + 0.1 * rng.standard_normal((1, 30)) + 0.005 * rng.standard_normal((4, 1))
         arm = 0.98 * reference + 0.005 * rng.standard_normal((4, 1)) + 0.01 * rng.standard_normal((4, 30))
