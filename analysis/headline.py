@@ -99,7 +99,9 @@ def _kept(results: Results, ratio: float) -> str | None:
         f"{arm_name(best['arm'])} has the highest mean, {percent(1 + best['relative'])} of the teacher's "
         f"({percent(1 + best['relative_low'])} to {percent(1 + best['relative_high'])})"
     )
-    held = rows[rows["non_inferior"]]
+    if (rows["unit"] == "users").all():
+        return f"At {100 * ratio:g} %, of the models that were trained, {kept}."
+    held = rows[rows["non_inferior"].astype(bool)]
     if len(held) == len(rows) and len(held) > 1:
         return f"At {100 * ratio:g} %, every student is within {margin} of the teacher or better; {kept}."
     if len(held):
@@ -110,7 +112,10 @@ def _kept(results: Results, ratio: float) -> str | None:
 
 def _free(results: Results) -> str | None:
     """Return whether a small student costs nothing whatever its layers, which makes selectors pointless."""
-    rows = results.teacher[results.teacher["non_inferior"].astype(bool)]
+    rows = results.teacher
+    if rows.empty:
+        return None
+    rows = rows[rows["non_inferior"].astype(bool) & (rows["unit"] != "users")]
     for ratio in results.run.strata():
         part = _part(rows, ratio)
         plain = [arm for arm in CHEAP if arm in set(part["arm"])]

@@ -1,0 +1,165 @@
+"""Figures are functions of frames; their helpers against brute force."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from scipy import optimize
+
+from analysis.figures import compression, curves, effects, layers, sensitivity
+from analysis.figures.style import arm_colour, spread
+
+NOTE = "data: simulated · 5 seeds · 95 % intervals"
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=8), st.floats(0.01, 2))
+def test_labels_are_moved_apart_as_little_as_possible(values, gap):
+    placed = spread(values, gap)
+    order = np.argsort(values, kind="stable")
+    assert (np.diff(placed[order]) >= gap - 1e-9).all()
+    wanted = np.asarray(values)[order]
+    if len(values) > 1:
+        best = optimize.minimize(
+            lambda x: ((x - wanted) ** 2).sum(),
+            wanted[0] + gap * np.arange(len(values)) * 1.0,
+            jac=lambda x: 2 * (x - wanted),
+            constraints={
+                "type": "ineq",
+                "fun": lambda x: np.diff(x) - gap,
+                "jac": lambda x: np.diff(np.eye(len(x)), axis=0),
+            },
+            method="SLSQP",
+            options={"maxiter": 300, "ftol": 1e-12},
+        )
+        assert ((placed[order] - wanted) ** 2).sum() <= best.fun + 1e-5
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=12))
+def test_the_front_is_what_nothing_beats(points):
+    cost, quality = (np.array(axis, dtype=float) for axis in zip(*points, strict=True))
+    front = {(cost[i], quality[i]) for i in compression.pareto(cost, quality)}
+    beaten = {
+        (c, q)
+        for c, q in zip(cost, quality, strict=True)
+        if any((d <= c and r >= q) and (d < c or r > q) for d, r in zip(cost, quality, strict=True))
+    }
+    assert front == set(zip(cost, quality, strict=True)) - beaten
+
+
+def rows(**columns) -> pd.DataFrame:
+    return pd.DataFrame(columns)
+
+
+EFFECTS = rows(
+    arm=["fisher", "a_$x$"], keep_ratio=[0.5, 0.5], difference=[3.0, -1.0], low=[1.0, -4.0], high=[5.0, 2.0],
+    verdict=["better", "undecided"],
+)  # fmt: skip
+LINES = rows(arm=["fisher"] * 2 + ["tail"], keep_ratio=0.5, epoch=[1, 2, 1], mean=[0.1, 0.2, 0.1], low=0.05, high=0.3)
+CASES = {
+    "forest": lambda: effects.forest(EFFECTS, against="uniform", metric="NDCG@10", margin=2.0, note=NOTE),
+    "forest of one arm without a difference": lambda: effects.forest(
+        EFFECTS.head(1).assign(difference=0.0, low=0.0, high=0.0),
+        against="teacher",
+        metric="MRR",
+        margin=None,
+        note=NOTE,
+    ),
+    "random_place": lambda: effects.random_place(
+        rows(keep_ratio=[0.5] * 2, value=[0.1, 0.2]),
+        rows(arm=["fisher"], keep_ratio=[0.5], value=[0.3], place=["beats 2 of 2"]),
+        metric="NDCG@10",
+        note=NOTE,
+    ),
+    "variance": lambda: effects.variance_split(rows(source=["user", "arm x seed"], share=[0.9, 0.1]), note=NOTE),
+    "critical": lambda: effects.critical_difference(
+        {"a": 1.2, "b": 1.8, "c": 3.0}, 0.7, blocks=6, p_value=0.01, note=NOTE
+    ),
+    "importance": lambda: layers.layer_importance(
+        rows(selector=["fisher"] * 2, layer=[0, 1], mean=[0.5, 1.0], low=[0.4, np.nan], high=[0.6, np.nan]), note=NOTE
+    ),
+    "selection": lambda: layers.layer_selection(
+        rows(arm=["tail"] * 2, keep_ratio=[0.5] * 2, layer=[0, 1], share=[1.0, 0.0]), note=NOTE
+    ),
+    "training": lambda: curves.training_curves(LINES, metric="ndcg@10", note=NOTE),
+    "budget": lambda: curves.budget_curves(LINES.rename(columns={"epoch": "trials"}), metric="ndcg@10", note=NOTE),
+    "roc": lambda: curves.roc_curves(
+        rows(arm=["tail"] * 2, keep_ratio=0.5, false_positive=[0.0, 1.0], mean=[0.0, 1.0], low=0.0, high=1.0, auc=0.5),
+        note=NOTE,
+    ),
+    "compression of one point": lambda: compression.compression(
+        rows(arm=["teacher"], keep_ratio=[1.0], share=[1.0], low=[1.0], high=[1.0], latency_ms=[2.0]),
+        metric="ndcg@10",
+        margin=0.02,
+        note=NOTE,
+    ),
+    "costs": lambda: compression.costs(rows(arm=["tail"], keep_ratio=[0.5], training_seconds=[2.0]), note=NOTE),
+    "scaling": lambda: compression.scaling(
+        rows(cost=["time"] * 2, depth=[1, 2], value=[1.0, 2.0]),
+        rows(cost=["time"] * 2, label=["R²"] * 2, depth=[0, 2], value=[0.0, 2.0]),
+        note=NOTE,
+    ),
+    "sensitivity": lambda: sensitivity.sensitivity_curves(
+        rows(parameter=["temperature"] * 2, x=[1.0, 2.0], mean=[0.1, 0.2], low=[0.0, 0.1], high=[0.2, 0.3]),
+        rows(arm=["tail"] * 2, value=[0.1, 0.2], temperature=[1.0, 2.0]),
+        metric="ndcg@10",
+        note=NOTE,
+    ),
+    "surface": lambda: sensitivity.surface(
+        rows(x=[1, 2, 1, 2], y=[0, 0, 1, 1], mean=[0.1, 0.2, 0.3, 0.4]),
+        rows(temperature=[1.0, 2.0], alpha_dist=[0.0, 1.0]),
+        x="temperature",
+        y="alpha_dist",
+        metric="ndcg@10",
+        note=NOTE,
+    ),
+    "hyper-parameters": lambda: sensitivity.parameter_importance(
+        rows(parameter=["temperature", "lr"], method=["fANOVA"] * 2, value=[0.7, 0.3], arm=["all arms"] * 2), note=NOTE
+    ),
+    "groups": lambda: sensitivity.error_groups(
+        rows(
+            family=["history length"], group=["1-5"], arm=["tail"], difference=[0.1], low=[0.0], high=[0.2], users=[9]
+        ),
+        metric="NDCG@10",
+        against="teacher",
+        note=NOTE,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_figure_draws_and_says_data_seeds_and_interval(name):
+    figure = CASES[name]()
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()
+    said = figure._supxlabel.get_text().replace("\n", " ")
+    assert said == NOTE
+    assert all(
+        panel.get_xlabel() or panel.get_title() for panel in figure.axes if panel.get_visible() and panel.get_lines()
+    )
+
+
+def test_arms_keep_their_colour_and_differ_from_each_other():
+    names = (
+        "fisher",
+        "attention",
+        "gradient",
+        "hybrid",
+        "block_influence",
+        "taylor",
+        "uniform",
+        "teacher",
+        "scratch_kd",
+    )
+    assert len({arm_colour(name) for name in names}) == len(names)
+
+
+def test_no_empty_panel_is_left_visible():
+    frame = rows(selector=[s for s in "abcde" for _ in range(2)], layer=[0, 1] * 5, mean=1.0, low=0.9, high=1.1)
+    figure = layers.layer_importance(frame, note=NOTE)
+    assert sum(panel.get_visible() for panel in figure.axes) == 5

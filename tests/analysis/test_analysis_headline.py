@@ -1,0 +1,110 @@
+"""The answer in words, from tables made by hand: the unwelcome one as readily as the welcome one."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+
+from analysis.headline import headline
+
+SETTINGS = {"metric": "ndcg@10", "reference": "uniform", "margin": 0.02, "level": 0.05}
+
+
+def run(*, teachers: int = 1, trials: int = 9) -> SimpleNamespace:
+    confirmed = pd.DataFrame({"teacher_seed": list(range(teachers))})
+    return SimpleNamespace(
+        settings=SETTINGS, plan={},
+        trials=pd.DataFrame({"status": ["success"] * trials, "arm": "fisher", "phase": "search"}),
+        refused=pd.DataFrame(), strata=lambda: [0.5], users=lambda: 1234, confirmed=lambda: confirmed,
+        arms=lambda: ["fisher", "uniform"],
+    )  # fmt: skip
+
+
+def arm(name: str, word: str, relative: float, *, kind: str = "selector", non_inferior: bool = False, **more) -> dict:
+    return {
+        "arm": name, "kind": kind, "keep_ratio": 0.5, "word": word, "relative": relative, "mean": 0.1 * (1 + relative),
+        "relative_low": relative - 0.01, "relative_high": relative + 0.01,
+        "low": relative - 0.01, "high": relative + 0.01,
+        "non_inferior": non_inferior, "detectable": 0.03, "unit": "seeds", "reference_mean": 0.1, **more,
+    }  # fmt: skip
+
+
+def said(reference: list[dict], teacher: list[dict], *, seeds: int = 5, teachers: int = 1) -> str:
+    main = pd.DataFrame([{"arm": r["arm"], "kind": r["kind"], "keep_ratio": 0.5, "n_seeds": seeds} for r in reference])
+    results = SimpleNamespace(
+        run=run(teachers=teachers), main=main, reference=pd.DataFrame(reference), teacher=pd.DataFrame(teacher)
+    )
+    return " ".join(headline(results))
+
+
+POPULAR = arm("popularity", "inferior", -0.5, kind="control")
+
+
+def test_a_selector_that_wins_is_named_with_its_gain():
+    text = said(
+        [arm("fisher", "better", 0.05), arm("tail", "undecided", 0.0)], [arm("fisher", "worse", -0.04), POPULAR]
+    )
+    assert text.startswith("With 50 % of the layers kept, Fisher (+5.0 %) is better than uniform")
+    assert "1 of 2 is not shown to be better or worse" in text
+    assert "no student is shown to be within 2 % of the teacher" in text
+    assert "all with one teacher" in text
+
+
+def test_that_no_selector_wins_is_said_as_plainly():
+    text = said(
+        [arm("fisher", "undecided", 0.05), arm("tail", "worse", -0.06), arm("taylor", "equivalent", 0.0)],
+        [arm("fisher", "worse", -0.04), POPULAR],
+    )
+    assert "no selector is shown to be better than uniform; drop the last (-6.0 %) is worse" in text
+    assert "Taylor (+0.0 %) is equivalent to it" in text
+    assert "a difference under 3.0 % would mostly be missed" in text
+
+
+def test_a_small_student_that_is_free_makes_selectors_pointless_and_is_said():
+    rows = [arm("fisher", "undecided", 0.0, non_inferior=True), arm("scratch", "undecided", 0.0, non_inferior=True)]
+    text = said([arm("fisher", "undecided", 0.0)], [*rows, POPULAR])
+    assert "A small student is free here: at 50 % even one trained from scratch keeps the teacher's quality" in text
+
+
+def test_a_choice_without_evidence_that_suffices_is_said():
+    rows = [arm("fisher", "undecided", 0.0, non_inferior=True), arm("uniform", "undecided", 0.0, non_inferior=True)]
+    text = said([arm("fisher", "undecided", 0.0)], [*rows, arm("scratch", "worse", -0.2), POPULAR])
+    assert "Measuring layers is not needed here" in text
+    assert "(uniform)" in text
+
+
+def test_a_teacher_that_learned_nothing_comes_first():
+    weak = arm("popularity", "undecided", 0.0, kind="control")
+    text = said([arm("fisher", "better", 0.05)], [arm("fisher", "worse", -0.04), weak])
+    assert text.startswith("The teacher is not shown to be better than recommending what is popular")
+    beaten = said([arm("fisher", "better", 0.05)], [arm("popularity", "better", 0.3, kind="control")])
+    assert beaten.startswith("The teacher is worse than recommending what is popular")
+
+
+def test_one_seed_makes_no_claim_about_a_method():
+    rows = [arm("fisher", "undecided", 0.05, unit="users"), arm("tail", "undecided", 0.0, unit="users")]
+    teacher = [arm("scratch", "undecided", 0.0, unit="users", non_inferior=True)]
+    text = said(rows, [*teacher, POPULAR], seeds=1)
+    assert "no claim about any method" in text
+    assert "is free" not in text
+    assert "of the models that were trained" in text
+    assert "better than uniform" not in text
+
+
+def test_several_teachers_are_counted():
+    text = said([arm("fisher", "better", 0.05)], [arm("fisher", "worse", -0.04)], seeds=6, teachers=3)
+    assert "over 3 independently trained teachers, 2 seeds each" in text
+
+
+def test_nothing_confirmed_concludes_nothing():
+    results = SimpleNamespace(run=run(), main=pd.DataFrame(), reference=pd.DataFrame(), teacher=pd.DataFrame())
+    assert headline(results) == [
+        "Nothing can be concluded yet: 9 search trials have finished, and no confirmed result is there."
+    ]
+
+
+def test_nothing_is_said_of_a_detectable_difference_that_is_not_known():
+    rows = [arm("fisher", "undecided", 0.05, detectable=np.inf), arm("tail", "undecided", 0.0, detectable=np.nan)]
+    assert "would mostly be missed" not in said(rows, [POPULAR])

@@ -1,0 +1,200 @@
+"""The report: whole, traceable, honest about what is missing, and safe to open."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_run import Simulation, build
+
+from analysis.__main__ import main
+from analysis.tables import WIDTH, latex_escape, terminal_table
+from raydistill.records import RunDirectory, read_record
+
+TINY = {"trials": 2, "seeds": 2, "users": 40, "items": 60, "draws": 2, "epochs": 2, "keep_ratios": (0.5,)}
+
+
+class Page(HTMLParser):
+    """Collects ids, links, sources, scripts and headings."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.sources: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        known = dict(attrs)
+        self.tags.append(tag)
+        self.ids += [known["id"]] if "id" in known else []
+        self.links += [known["href"]] if "href" in known else []
+        self.sources += [known["src"]] if "src" in known else []
+        assert not any(name.startswith("on") for name in known), f"an event handler on <{tag}>"
+
+
+@pytest.fixture(scope="module")
+def report(run_dir, tmp_path_factory) -> Path:
+    """Return a copy of the simulated run directory with its report."""
+    root = Path(shutil.copytree(run_dir, tmp_path_factory.mktemp("report") / "run"))
+    assert main([str(root)]) == 0
+    return root
+
+
+def test_the_page_stands_alone_and_every_link_leads_somewhere(report):
+    page = Page((report / "report" / "index.html").read_text())
+    assert len(page.sources) >= 15
+    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    assert "link" not in page.tags
+    assert page.tags.count("script") == 1
+    assert len(page.ids) == len(set(page.ids))
+    for link in page.links:
+        if link.startswith("#"):
+            assert link[1:] in page.ids, link
+        else:
+            assert (report / "report" / link).is_file(), link
+
+
+def test_it_opens_with_the_verdict_then_the_table_then_the_why(report):
+    text = (report / "report" / "index.html").read_text()
+    places = [text.index(mark) for mark in ('class="verdict', 'id="main-r0"', "data:image/png", 'id="method-r0"')]
+    assert places == sorted(places)
+
+
+def test_every_mean_in_the_summary_is_the_mean_of_the_records_that_it_names(report):
+    summary = json.loads((report / "report" / "summary.json").read_text())
+    assert [s["keep_ratio"] for s in summary["strata"]] == [0.25, 0.5]
+    run = RunDirectory(report)
+    for stratum in summary["strata"]:
+        assert {"fisher", "teacher", "popularity", "scratch_kd"} <= {arm["arm"] for arm in stratum["arms"]}
+        for arm in stratum["arms"]:
+            records = [read_record(run.record_file(identity)) for identity in arm["trials"]]
+            assert {r.arm for r in records} == {arm["arm"]}
+            assert {r.keep_ratio for r in records} <= {stratum["keep_ratio"], None}
+            assert arm["mean"] == pytest.approx(np.mean([r.test["ndcg@10"] for r in records]))
+            assert arm["low"] <= arm["mean"] <= arm["high"]
+        teacher = next(a["mean"] for a in stratum["arms"] if a["arm"] == "teacher")
+        for arm in stratum["arms"]:
+            assert arm["share_of_teacher"] == pytest.approx(arm["mean"] / teacher)
+
+
+def test_tables_and_figures_lie_beside_the_page(report):
+    folder = report / "report"
+    pngs, pdfs = ({p.stem for p in (folder / "figures").glob(f"*.{kind}")} for kind in ("png", "pdf"))
+    assert pngs == pdfs
+    assert {
+        *("difference_to_reference", "difference_to_teacher", "compression", "layer_importance", "layer_selection"),
+        *("training_curves", "sensitivity", "surface", "hyper_parameter_importance", "search_budget", "roc", "costs"),
+        *("variance_test", "variance_search", "groups_of_users", "random_draws", "cost_scaling"),
+    } <= pngs
+    rows = list(csv.DictReader((folder / "tables" / "main.csv").open()))
+    assert {row["arm"] for row in rows} >= {"fisher", "uniform"}
+    assert all(row["trials"] for row in rows)
+    trials = list(csv.DictReader((folder / "tables" / "trials.csv").open()))
+    assert len(trials) == len(list(report.glob("trials/*/record.json")))
+
+
+def test_latex_tables_carry_the_signature_and_one_bold_student(report):
+    summary = json.loads((report / "report" / "summary.json").read_text())
+    for name, stratum in zip(("25", "50"), summary["strata"], strict=True):
+        text = (report / "report" / "tables" / f"main_keep_{name}.tex").read_text()
+        assert latex_escape(summary["protocol_signature"]) in text
+        assert text.count(r"\textbf") == 1
+        best = max(a["mean"] for a in stratum["arms"] if a["arm"] not in ("teacher", "popularity"))
+        assert rf"\textbf{{{best:.4f}}}" in text
+        marked = sum(a["p_adjusted"] is not None and a["p_adjusted"] <= 0.05 for a in stratum["arms"])
+        assert text.count(r"^{\dagger}$ &") == marked
+        for command in (r"\toprule", r"\midrule", r"\bottomrule"):
+            assert text.count(command) == 1
+        assert not re.search(r"(?<!\\)[%_]", text)
+
+
+def test_the_closing_table_fits_the_terminal(report):
+    summary = json.loads((report / "report" / "summary.json").read_text())
+    text = terminal_table(summary)
+    assert max(map(len, text.splitlines())) <= WIDTH
+    for stratum in summary["strata"]:
+        for arm in stratum["arms"]:
+            assert f"{arm['mean']:.4f}" in text
+    assert "of layers kept" in text
+
+
+def test_running_again_gives_the_same_numbers(report):
+    before = (report / "report" / "summary.json").read_bytes()
+    tables = {p.name: p.read_bytes() for p in (report / "report" / "tables").glob("*.csv")}
+    assert main([str(report)]) == 0
+    assert (report / "report" / "summary.json").read_bytes() == before
+    assert {p.name: p.read_bytes() for p in (report / "report" / "tables").glob("*.csv")} == tables
+
+
+def test_hostile_names_are_escaped_everywhere(tmp_path):
+    evil = "<img src=x onerror=alert(1)>"
+    root = build(
+        tmp_path / "run",
+        Simulation(**{**TINY, "selectors": ("uniform", evil, "a_$x^{$"), "sweep": "<script>alert(1)</script>"}),
+    )
+    path = next(p for p in root.glob("trials/*/record.json") if '"status": "success"' in p.read_text())
+    path.write_text("<script>alert(2)</script>")
+    assert main([str(root)]) == 0
+    text = (root / "report" / "index.html").read_text()
+    page = Page(text)
+    assert page.tags.count("script") == 1
+    assert "x" not in page.sources
+    assert "&lt;img src=x onerror=alert(1)&gt;" in text
+    latex = (root / "report" / "tables" / "main_keep_50.tex").read_text()
+    assert r"\$x\textasciicircum{}\{\$" in latex
+
+
+def test_a_run_without_any_trial_says_so_and_says_what_was_planned(tmp_path, capsys):
+    root = build(tmp_path / "run", Simulation(**TINY))
+    planned = len(list(root.glob("trials/*/record.json")))
+    shutil.rmtree(root / "trials")
+    assert main([str(root)]) == 0
+    out = capsys.readouterr().out
+    assert "Nothing can be concluded yet: no trial has finished" in out
+    summary = json.loads((root / "report" / "summary.json").read_text())
+    assert summary["trials"]["missing"] == planned
+    assert summary["complete"] is False
+
+
+def test_a_run_that_stopped_before_confirm_shows_its_search_and_what_is_missing(tmp_path, capsys):
+    root = build(tmp_path / "run", Simulation(**{**TINY, "trials": 12, "selectors": ("uniform", "fisher")}))
+    confirmed = [p.parent for p in root.glob("trials/*/ranks.parquet")]
+    for folder in confirmed:
+        shutil.rmtree(folder)
+    assert main([str(root)]) == 0
+    assert "search trials have finished, and no confirmed result is there" in capsys.readouterr().out
+    summary = json.loads((root / "report" / "summary.json").read_text())
+    assert summary["trials"]["missing"] == len(confirmed)
+    figures = {p.stem for p in (root / "report" / "figures").glob("*.png")}
+    assert "sensitivity" in figures
+    assert "compression" not in figures
+
+
+def test_a_missing_folder_is_a_users_mistake_without_a_traceback(tmp_path, capsys):
+    assert main([str(tmp_path / "nowhere")]) == 2
+    captured = capsys.readouterr()
+    assert "there is no such run directory" in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_several_data_sets_are_ranked_and_never_share_a_table(tmp_path, capsys):
+    few = {**TINY, "selectors": ("uniform", "fisher", "tail"), "controls": ("teacher",)}
+    roots = [build(tmp_path / f"r{i}", Simulation(seed=i, source=f"simulated-{i}", **few)) for i in range(2)]
+    out = tmp_path / "joint"
+    assert main([*map(str, roots), "--output", str(out)]) == 0
+    ranks = list(csv.DictReader((out / "tables" / "ranks.csv").open()))
+    assert {row["arm"] for row in ranks} == {"uniform", "fisher", "tail"}
+    assert sum(float(row["mean_rank"]) for row in ranks) == pytest.approx(1 + 2 + 3)
+    page = Page((out / "index.html").read_text())
+    for link in page.links:
+        assert link[1:] in page.ids if link.startswith("#") else (out / link).is_file(), link
+    assert "2 data sets are few" in (out / "index.html").read_text()
+    assert "simulated-0" in capsys.readouterr().out
