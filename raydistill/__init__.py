@@ -14,7 +14,7 @@ _PUBLIC = {
     "DistillationTrainer": "raydistill.training",
     "Recommender": "raydistill.models",
     "keep_layers": "raydistill.models",
-    "load_sweep": "raydistill.config",
+    "load_sweep": "raydistill.training",
     "run_sweep": "raydistill.sweep",
 }
 

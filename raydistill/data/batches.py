@@ -9,7 +9,7 @@ the same padding, but learn worse: a step then sees one kind of user only.)
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -50,10 +50,21 @@ class Batch:
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step: its groups, and the number of targets that their losses are divided by."""
+    """One optimizer step, as one worker sees it.
 
-    groups: list[Batch]
+    Attributes:
+        parts: What is run forward and backward at a time: the length groups of one part of the step. One part, unless
+            memory is short.
+        n_targets: Targets of the whole step over all workers, which their losses are divided by.
+    """
+
+    parts: list[list[Batch]]
     n_targets: int
+
+    @property
+    def groups(self) -> list[Batch]:
+        """All length groups of the step."""
+        return [group for part in self.parts for group in part]
 
 
 class TrainingExamples:
@@ -155,6 +166,7 @@ class TrainingExamples:
         batch_size: int,
         seed: int,
         groups: int = 5,
+        parts: int = 1,
         rank: int = 0,
         world_size: int = 1,
     ) -> Iterator[Step]:
@@ -164,7 +176,8 @@ class TrainingExamples:
             epoch: 0-based; decides the order and the mask pattern.
             batch_size: Examples in a step, over all workers.
             seed: Master seed; arms of one seed share the order.
-            groups: Most groups that a step is split into by length.
+            groups: Most groups that a part of a step is split into by length.
+            parts: Equal parts that a step is run in, one after the other.
             rank: This worker; every worker draws the same step and takes its own share of it.
             world_size: Number of workers.
         """
@@ -173,8 +186,17 @@ class TrainingExamples:
         for start in range(0, len(self), batch_size):
             whole = order[start : start + batch_size]
             mine = whole[rank::world_size]
-            batches = [self.batch(group, pattern) for group in split_by_length(mine, self.lengths[mine], groups)]
-            yield Step(batches, self._count_targets(whole, pattern))
+            shares = [share for share in np.array_split(mine, parts) if share.size]
+            batches = [
+                [self.batch(group, pattern) for group in split_by_length(share, self.lengths[share], groups)]
+                for share in shares
+            ]
+            yield Step(batches or [[self._without_targets(whole[:1], pattern)]], self._count_targets(whole, pattern))
+
+    def _without_targets(self, examples: np.ndarray, pattern: int) -> Batch:
+        """Return a batch for a worker whose share of a small step is empty, but whom the others wait for."""
+        batch, none = self.batch(examples, pattern), torch.empty(0, dtype=torch.int64)
+        return replace(batch, positions=none, labels=none, slots=none, example=none)
 
     def steps_in_epoch(self, batch_size: int) -> int:
         """Return the number of steps in an epoch."""
@@ -325,10 +347,8 @@ def _cut_by_tokens(order: np.ndarray, lengths: np.ndarray, batch_tokens: int) ->
     """Yield runs of ``order`` whose padded size stays within ``batch_tokens`` (at least one example each)."""
     start = 0
     while start < order.size:
-        longest = max(int(lengths[start]), int(lengths[min(start + batch_tokens, order.size) - 1]), 1)
-        size = max(1, batch_tokens // longest)
-        # Where lengths ascend, the longest of the run is its last: look again with that run only.
-        longest = max(int(lengths[start : start + size].max()), 1)
-        size = max(size, batch_tokens // longest) if lengths[start] >= lengths[-1] else size
+        ahead = lengths[start : start + max(1, batch_tokens)]
+        padded = np.arange(1, ahead.size + 1) * np.maximum.accumulate(ahead)
+        size = max(1, int(np.searchsorted(padded, batch_tokens, side="right")))
         yield order[start : start + size]
         start += size

@@ -173,8 +173,10 @@ def _observed(model, batches, logits, stack, rows, asked, chunk_size, meter) -> 
                         found["attention"].append(torch.stack(each, dim=1)[usable[0]])
                 if hidden:
                     with meter.part("hidden"):
-                        found["block_influence"].append(turning(states, real))
-                        found["contiguous"].append(angular_distances(states, real))
+                        if "block_influence" in asked:
+                            found["block_influence"].append(turning(states, real))
+                        if "contiguous" in asked:
+                            found["contiguous"].append(angular_distances(states, real))
     if attention and not sum(map(len, found["attention"])):
         raise EvidenceError(
             "no calibration example has a position that may look at two others",

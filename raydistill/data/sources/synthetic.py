@@ -45,7 +45,7 @@ NOUNS = (
     "Mirror", "Night", "Orchard", "Path", "River", "Summer", "Tower", "Voice",
 )  # fmt: skip
 PARTS = 3
-GENERATOR = 3  # goes up when the same parameters give another world, so that no cache serves the old one
+GENERATOR = 4  # goes up when the same parameters give another world, so that no cache serves the old one
 FIRST_DAY = 1_600_000_000
 WORDS = len(ADJECTIVES) * len(NOUNS)
 
@@ -70,9 +70,9 @@ class Params:
     """
 
     n_users: int = 2000
-    n_items: int = 120
-    shortest: int = 16
-    longest: int = 20
+    n_items: int = 128
+    shortest: int = 8
+    longest: int = 28
     n_genres: int = 4
     hops: int = 4
     max_stride: int = 2

@@ -1,0 +1,85 @@
+"""Training examples with the teacher's cached outputs beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from raydistill.data.batches import Batch, TrainingExamples
+from raydistill.data.splits import SequenceData
+from raydistill.errors import CorruptArtifactError
+from raydistill.training.teacher_cache import TeacherCache
+
+
+@dataclass(frozen=True)
+class DistillationBatch:
+    """One length group of a step, with the teacher's hidden states at its targets where there is a cache."""
+
+    batch: Batch
+    teacher_hidden: Float[Tensor, "targets dim"] | None
+
+
+class DistillationDataset:
+    """Batches of training sequences, each target with the teacher's output for it.
+
+    Example::
+
+        dataset = DistillationDataset(data, max_length=50, causal=True, cache=TeacherCache.open(folder))
+        DistillationTrainer(student, dataset, LossWeights(temperature=4.0)).fit()
+
+    Args:
+        data: Prepared sequences; only their training part is used.
+        max_length: Longest input, in items.
+        causal: Whether the models only look back.
+        cache: The teacher's outputs; None to train without a teacher.
+        examples: Further arguments of :class:`raydistill.data.batches.TrainingExamples`.
+
+    Raises:
+        CorruptArtifactError: The cache was made of other examples.
+    """
+
+    def __init__(
+        self,
+        data: SequenceData,
+        *,
+        max_length: int,
+        causal: bool,
+        cache: TeacherCache | None = None,
+        **examples: float | int,
+    ) -> None:
+        self.data = data
+        self.max_length = max_length
+        self.examples = TrainingExamples(data, max_length=max_length, causal=causal, **examples)
+        self.cache = cache
+        if cache is not None and len(cache) != self.examples.n_slots:
+            raise CorruptArtifactError(
+                f"the teacher cache holds {len(cache)} targets, the examples have {self.examples.n_slots}",
+                mend="build the cache with the same data, max_length, mask patterns and seed",
+            )
+
+    @property
+    def teacher_weight(self) -> Float[Tensor, "items dim"] | None:
+        """The teacher's output embedding, or None without a cache."""
+        return None if self.cache is None else self.cache.output_weight
+
+    def steps(self, epoch: int, **arguments: int) -> Iterator[tuple[list[list[DistillationBatch]], int]]:
+        """Yield the length groups of each part, and the number of targets, of every step of an epoch.
+
+        Args:
+            epoch: 0-based.
+            arguments: As in :meth:`raydistill.data.batches.TrainingExamples.steps`.
+        """
+        for step in self.examples.steps(epoch, **arguments):
+            yield [[self._with_teacher(batch) for batch in part] for part in step.parts], step.n_targets
+
+    def _with_teacher(self, batch: Batch) -> DistillationBatch:
+        return DistillationBatch(batch, None if self.cache is None else self.cache.rows(batch.slots))
+
+    def to(self, batch: DistillationBatch, device: torch.device) -> DistillationBatch:
+        """Return a batch on a device."""
+        hidden = None if batch.teacher_hidden is None else batch.teacher_hidden.to(device, non_blocking=True)
+        return DistillationBatch(batch.batch.to(device), hidden)

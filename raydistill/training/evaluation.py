@@ -1,0 +1,101 @@
+"""Full-catalogue ranks of every user, computed in chunks and shared between workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raydistill.data.batches import evaluation_batches, evaluation_users, seen_items
+from raydistill.data.splits import SequenceData
+from raydistill.metrics.ranking import rank_scores
+from raydistill.models.recommender import Recommender
+from raydistill.training.context import RunContext
+
+SCORES_AT_A_TIME = 1 << 23
+"""Scores held at once: 32 MB in float32."""
+
+
+def rank_users(
+    model: Recommender,
+    data: SequenceData,
+    part: str,
+    *,
+    context: RunContext | None = None,
+    top: bool = True,
+) -> dict[str, np.ndarray]:
+    """Return the columns of ``ranks.parquet`` for every user with a target in ``part``, in order of user.
+
+    Args:
+        model: Scores all items; set to eval mode.
+        data: Prepared sequences.
+        part: ``validation`` or ``test``.
+        context: Where this runs; each worker ranks its share and all return the whole.
+        top: Whether to find the ten best items of each user.
+
+    Raises:
+        TrialDivergedError: The model gives scores that are not finite.
+    """
+    context = context or RunContext()
+    model.eval()
+    users = evaluation_users(data, part)[context.rank :: context.world_size]
+    parts = []
+    with torch.inference_mode():
+        for batch in evaluation_batches(data, part, users, max_length=model.max_length, causal=model.causal):
+            mask = None if batch.attention_mask is None else batch.attention_mask.to(context.device)
+            hidden = model.hidden(batch.input_ids.to(context.device), mask).flatten(0, 1)
+            hidden = hidden[batch.positions.to(context.device)].float()
+            parts.append(_rank(model.logits, hidden, data, part, batch.users, batch.targets, top))
+    shares = context.gather(_join(parts))
+    return _in_order_of_user(_join([share for share in shares if share]))
+
+
+def rank_users_by_popularity(data: SequenceData, part: str) -> dict[str, np.ndarray]:
+    """Return the same columns where items are ranked by their count in the training part."""
+    users = evaluation_users(data, part)
+    position = data.validation_position if part == "validation" else data.test_position
+    targets = data.items[position[users]].astype(np.int64)
+    popularity = torch.from_numpy(np.asarray(data.popularity[1:], dtype=np.float32))
+
+    def score(rows: Tensor) -> Tensor:
+        return popularity.expand(rows.shape[0], -1)
+
+    return _rank(score, torch.empty(users.size, 0), data, part, users, targets, top=True)
+
+
+def _rank(
+    score: Callable[[Tensor], Tensor],
+    hidden: Tensor,
+    data: SequenceData,
+    part: str,
+    users: np.ndarray,
+    targets: np.ndarray,
+    top: bool,
+) -> dict[str, np.ndarray]:
+    rows = max(1, SCORES_AT_A_TIME // data.n_items)
+    begin = np.asarray(data.offsets)[users]
+    position = np.asarray(data.validation_position if part == "validation" else data.test_position)[users]
+    columns = []
+    for start in range(0, users.size, rows):
+        chunk = slice(start, start + rows)
+        seen_rows, seen = seen_items(data, part, users[chunk])
+        scores = score(hidden[chunk]).float().clone()
+        columns.append(rank_scores(scores, targets[chunk], seen_rows, seen, top=top))
+    result = {name: np.concatenate([column[name] for column in columns]) for name in columns[0]}
+    return result | {
+        "user": users.astype(np.int32),
+        "target": targets.astype(np.int32),
+        "history_length": (position - begin).astype(np.int32),
+        "target_popularity": np.asarray(data.popularity)[targets].astype(np.int32),
+    }
+
+
+def _join(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+
+
+def _in_order_of_user(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    order = np.argsort(columns["user"], kind="stable")
+    return {name: values[order] for name, values in columns.items()}

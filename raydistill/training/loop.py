@@ -1,0 +1,333 @@
+"""The training loop: one for the teacher, the students and the controls."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from raydistill.errors import TrialDivergedError
+from raydistill.losses import LossParts, LossWeights, catalogue_loss, hidden_loss
+from raydistill.models.recommender import Recommender
+from raydistill.seeding import stream_seed
+from raydistill.training.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from raydistill.training.context import RunContext
+from raydistill.training.dataset import DistillationBatch, DistillationDataset
+
+Evaluate = Callable[[nn.Module], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a model is trained; the same for every arm of a sweep.
+
+    Attributes:
+        epochs: Passes over the training examples.
+        batch_size: Examples in an optimizer step, over all workers.
+        lr: Peak learning rate of AdamW.
+        weight_decay: Of matrices and embeddings; biases and norms have none.
+        warmup: Share of the steps in which the learning rate rises linearly.
+        schedule: ``cosine`` (down to zero) or ``constant``, after the warm-up.
+        clip: Largest norm of the gradient; 0 for no limit.
+        groups: Most length groups that a step is split into.
+        gradient_accumulation: Equal parts that a step is run in, one after the other, where memory is short.
+        gradient_checkpointing: Recompute activations in the backward pass, where memory is short.
+        precision: ``float32`` or ``bfloat16`` (autocast; weights and sums stay float32).
+        patience: Epochs without a better validation metric before training ends; None for all epochs.
+        metric: Validation metric that decides which epoch is kept.
+        seed: Of data order and dropout.
+    """
+
+    epochs: int = 8
+    batch_size: int = 256
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.05
+    schedule: str = "cosine"
+    clip: float = 1.0
+    groups: int = 5
+    gradient_accumulation: int = 1
+    gradient_checkpointing: bool = False
+    precision: str = "float32"
+    patience: int | None = None
+    metric: str = "ndcg@10"
+    seed: int = 0
+
+
+@dataclass
+class TrainingResult:
+    """What a training run came to.
+
+    Attributes:
+        curves: One row an epoch.
+        best_epoch: 1-based epoch whose weights the model now has.
+        validation: Metrics of that epoch.
+        training_seconds, evaluation_seconds: Wall time inside and outside the optimizer steps.
+    """
+
+    curves: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+    validation: dict[str, float] = field(default_factory=dict)
+    training_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+
+
+class Objective(nn.Module):
+    """The model and its loss as one module, so that data-parallel wrappers see all of the forward pass."""
+
+    def __init__(self, model: Recommender, weights: LossWeights) -> None:
+        super().__init__()
+        self.model = model
+        self.weights = weights
+
+    def forward(
+        self, groups: list[DistillationBatch], teacher_weight: Tensor | None, normalizer: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the total loss of some length groups and its task and distillation parts, sums over ``normalizer``.
+
+        The groups go through the model one by one, since each has its own length, and through the output layer
+        together: its cost is in the catalogue, and the table's gradient is then made once.
+        """
+        hidden = [self.model(g.batch.input_ids, g.batch.attention_mask).flatten(0, 1)[g.batch.positions] for g in groups]
+        hidden = torch.cat(hidden)
+        if torch.is_autocast_enabled(hidden.device.type):
+            # Final norms give float32; the products with the whole catalogue are what lower precision is for.
+            hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
+        teacher_hidden = None if teacher_weight is None else torch.cat([group.teacher_hidden for group in groups])
+        parts: LossParts = catalogue_loss(
+            hidden,
+            self.model.output_weight.to(hidden.dtype),
+            torch.cat([group.batch.labels for group in groups]),
+            self.weights,
+            teacher_hidden=teacher_hidden,
+            teacher_weight=teacher_weight,
+            normalizer=normalizer,
+        )
+        total = parts.total
+        if self.weights.alpha_hidden > 0:
+            distance = hidden_loss(hidden, teacher_hidden.to(hidden.dtype), normalizer=normalizer)
+            total = total + self.weights.alpha_hidden * distance
+        return total, parts.task, parts.distillation
+
+
+class DistillationTrainer:
+    """Trains a model by the distillation objective, epoch by epoch.
+
+    With ``LossWeights`` that need no teacher it is the ordinary training loop: the teacher itself and the
+    controls are trained by it too.
+
+    Args:
+        model: Trained in place; at the end it has the weights of its best epoch.
+        dataset: Training examples, with the teacher's cached outputs where ``weights`` needs them.
+        weights: Temperature and alphas.
+        settings: How to train.
+        evaluate: Gives the validation metrics of the model; None keeps the last epoch.
+        context: Where this runs.
+
+    Raises:
+        ValueError: The weights need a teacher and the dataset has no cache.
+    """
+
+    def __init__(
+        self,
+        model: Recommender,
+        dataset: DistillationDataset,
+        weights: LossWeights,
+        settings: TrainingSettings | None = None,
+        *,
+        evaluate: Evaluate | None = None,
+        context: RunContext | None = None,
+    ) -> None:
+        if weights.needs_teacher and dataset.cache is None:
+            raise ValueError(
+                "these weights need a teacher: give the dataset its cache, or alpha_dist = alpha_hidden = 0"
+            )
+        self.settings = settings = settings or TrainingSettings()
+        self.context = context = context or RunContext()
+        self.model = model.to(context.device)
+        self.dataset = dataset
+        self.evaluate = evaluate
+        if settings.gradient_checkpointing:
+            model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        self.objective: nn.Module = Objective(model, weights)
+        self.wrapped = self._wrap(self.objective)
+        self.optimizer = torch.optim.AdamW(
+            _parameter_groups(self.objective, settings.weight_decay), lr=settings.lr, fused=True
+        )
+        self.teacher_weight = None if dataset.teacher_weight is None else dataset.teacher_weight.to(context.device)
+        self.steps_in_epoch = dataset.examples.steps_in_epoch(settings.batch_size)
+        self.result = TrainingResult()
+        self._best: dict[str, Tensor] = {}
+
+    def fit(self) -> TrainingResult:
+        """Train to the end and return the result; the model has the weights of its best epoch."""
+        for _row in self.epochs():
+            pass
+        return self.result
+
+    def epochs(self) -> Iterator[dict[str, Any]]:
+        """Train, yielding the numbers of each epoch as it ends.
+
+        Raises:
+            TrialDivergedError: The loss is no longer finite.
+        """
+        self._resume()
+        while len(self.result.curves) < self.settings.epochs and not self._out_of_patience():
+            row = self._epoch(len(self.result.curves))
+            self.result.curves.append(row)
+            self._keep_best(row)
+            self._report(row)
+            yield row
+        self.restore_best()
+
+    def restore_best(self) -> None:
+        """Give the model the weights of its best epoch so far."""
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                if name in self._best:
+                    parameter.copy_(self._best[name])
+
+    def _epoch(self, epoch: int) -> dict[str, Any]:
+        settings, context = self.settings, self.context
+        started = time.perf_counter()
+        self.model.train()
+        sums = torch.zeros(3, dtype=torch.float64, device=context.device)
+        n_targets = n_steps = 0
+        with _own_dropout(settings.seed, epoch, context):
+            steps = self.dataset.steps(
+                epoch,
+                batch_size=settings.batch_size,
+                seed=settings.seed,
+                groups=settings.groups,
+                parts=settings.gradient_accumulation,
+                rank=context.rank,
+                world_size=context.world_size,
+            )
+            for number, (parts, targets) in enumerate(steps):
+                self._set_lr(epoch * self.steps_in_epoch + number)
+                sums += targets * self._step(parts, targets)
+                n_targets += targets
+                n_steps += 1
+        loss, task, distillation = (value / n_targets for value in context.sum(sums.tolist()))
+        if not math.isfinite(loss):
+            raise TrialDivergedError(
+                f"the loss is {loss} in epoch {epoch + 1}",
+                mend="a lower learning rate, or training.clip, usually helps",
+            )
+        training_seconds = time.perf_counter() - started
+        metrics = {} if self.evaluate is None else self.evaluate(self.model)
+        evaluation_seconds = time.perf_counter() - started - training_seconds
+        self.result.training_seconds += training_seconds
+        self.result.evaluation_seconds += evaluation_seconds
+        return {
+            "epoch": epoch + 1,
+            "loss": loss,
+            "task_loss": task,
+            "distillation_loss": distillation,
+            **metrics,
+            "seconds": training_seconds,
+            "targets_per_second": n_targets / training_seconds,
+        }
+
+    def _step(self, parts: list[list[DistillationBatch]], n_targets: int) -> Tensor:
+        """Take one optimizer step; return total, task and distillation loss of this worker's share."""
+        context, settings = self.context, self.settings
+        self.optimizer.zero_grad(set_to_none=True)
+        sums = torch.zeros(3, dtype=torch.float64, device=context.device)
+        for number, groups in enumerate(parts):
+            here = [self.dataset.to(group, context.device) for group in groups]
+            is_last = number == len(parts) - 1
+            with self._synchronized(is_last), _autocast(settings.precision, context.device):
+                losses = self.wrapped(here, self.teacher_weight, n_targets)
+                # Data-parallel wrappers average gradients over workers; the loss is already a share of the whole.
+                (losses[0] * context.world_size).backward()
+            sums += torch.stack([loss.detach().double() for loss in losses])
+        if settings.clip > 0:
+            nn.utils.clip_grad_norm_(self.objective.parameters(), settings.clip)
+        self.optimizer.step()
+        return sums
+
+    def _set_lr(self, step: int) -> None:
+        settings = self.settings
+        total = settings.epochs * self.steps_in_epoch
+        warmup = max(1, round(settings.warmup * total))
+        factor = min(1.0, (step + 1) / warmup)
+        if settings.schedule == "cosine" and step >= warmup:
+            factor = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.lr * factor
+
+    def _wrap(self, objective: nn.Module) -> nn.Module:
+        if self.context.world_size == 1:
+            return objective
+        if self.context.strategy == "fsdp":
+            from raydistill.training.fsdp import shard
+
+            return shard(objective)
+        device_ids = [self.context.device] if self.context.device.type == "cuda" else None
+        return DistributedDataParallel(objective, device_ids=device_ids)
+
+    def _synchronized(self, is_last: bool):
+        if is_last or self.context.world_size == 1:
+            return nullcontext()
+        return self.wrapped.no_sync()
+
+    def _keep_best(self, row: dict[str, Any]) -> None:
+        metric = self.settings.metric
+        best = self.result.validation.get(metric, -math.inf)
+        if metric in row and not row[metric] > best:
+            return
+        self.result.best_epoch = row["epoch"]
+        self.result.validation = {name: row[name] for name in row if "@" in name or name in ("mrr",)}
+        self._best = {name: value.detach().clone() for name, value in self.model.named_parameters()}
+
+    def _out_of_patience(self) -> bool:
+        patience = self.settings.patience
+        return patience is not None and len(self.result.curves) - self.result.best_epoch >= patience
+
+    def _report(self, row: dict[str, Any]) -> None:
+        folder = self.context.checkpoint_folder
+        if folder is not None and self.context.is_first:
+            tensors = {f"model.{name}": value for name, value in self.model.named_parameters()}
+            tensors |= {f"best.{name}": value for name, value in self._best.items()}
+            save_checkpoint(folder, tensors | optimizer_tensors(self.optimizer), vars(self.result))
+        self.context.report(row, folder)
+
+    def _resume(self) -> None:
+        if self.context.resume_from is None or self.result.curves:
+            return
+        tensors, state = load_checkpoint(self.context.resume_from)
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(tensors[f"model.{name}"])
+        restore_optimizer(self.optimizer, tensors)
+        prefix = "best."
+        self._best = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        self.result = TrainingResult(**state)
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+@contextmanager
+def _own_dropout(seed: int, epoch: int, context: RunContext) -> Iterator[None]:
+    """Let dropout follow the seed, epoch and worker, so that a resumed run draws what an unbroken one would have."""
+    with torch.random.fork_rng(devices=[context.device] if context.device.type == "cuda" else []):
+        torch.manual_seed(stream_seed(seed, "dropout", epoch, context.rank))
+        yield
+
+
+def _autocast(precision: str, device: torch.device):
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()

@@ -1,0 +1,158 @@
+"""All that comes before the first student: teacher, evidence, cached outputs, costs of each depth."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import torch
+
+from raydistill.config import Sweep, arms, cache_identity, evidence_identity, strata
+from raydistill.data.batches import Batch, TrainingExamples
+from raydistill.errors import CorruptArtifactError, EvidenceError
+from raydistill.models.recommender import Recommender
+from raydistill.records import write_json
+from raydistill.seeding import stream
+from raydistill.selectors import SELECTORS
+from raydistill.training import build
+from raydistill.training.calibration import CalibrationBatch
+from raydistill.training.context import RunContext
+from raydistill.training.evidence import measure_evidence
+from raydistill.training.evidence_files import read_evidence, write_evidence
+from raydistill.training.prepared import PreparedTeacher
+from raydistill.training.profile import profile
+from raydistill.training.resources import Resources
+from raydistill.training.teach import is_whole, read_history, teach
+from raydistill.training.teacher_cache import TeacherCache, build_teacher_cache
+
+PROFILE = "profile.json"
+
+
+def prepare_teacher(resources: Resources, seed: int, context: RunContext) -> str:
+    """Return the identity of a teacher that has all its students need; what the run directory holds is kept.
+
+    Args:
+        resources: The sweep and its data.
+        seed: The teacher's seed.
+        context: Where this runs; every worker calls it.
+    """
+    identity = teach(resources, seed, context)
+    sweep, run = resources.sweep, resources.run
+    teacher = resources.teacher(identity).to(context.device)
+    if context.is_first and not _has_evidence(resources, identity):
+        measure(resources, identity, seed)
+    if not _has_cache(resources, identity):
+        examples = build.dataset(sweep, resources.data, causal=teacher.causal, teacher_seed=seed).examples
+        build_teacher_cache(teacher, examples, run.cache(cache_identity(sweep, identity)), context=context)
+    if context.is_first and not (run.teacher(identity) / PROFILE).is_file():
+        depths = sorted({depth for depth, _ in strata(sweep, teacher.n_layers)} | {teacher.n_layers})
+        write_json(run.teacher(identity) / PROFILE, profile(teacher, depths, device=context.device))
+    context.barrier()
+    return identity
+
+
+def prepared_teacher(resources: Resources, identity: str) -> PreparedTeacher | None:
+    """Return a teacher's numbers from the run directory, or None where anything of it is still to be made."""
+    folder = resources.run.teacher(identity)
+    if not is_whole(folder) or not _has_cache(resources, identity) or not (folder / PROFILE).is_file():
+        return None
+    if not _has_evidence(resources, identity):
+        return None
+    history = read_history(folder)
+    evidence_id = evidence_identity(resources.sweep, identity)
+    evidence, summary = read_evidence(resources.run.evidence(evidence_id))
+    return PreparedTeacher(
+        id=identity,
+        seed=history["seed"],
+        n_layers=history["layers"],
+        evidence_id=evidence_id,
+        evidence=evidence.values,
+        evidence_cost={arm: cost["seconds"] for arm, cost in summary["selectors"].items()},
+        profile=json.loads((folder / PROFILE).read_text()),
+        validation=history["validation"],
+        popularity=history["popularity"],
+    )
+
+
+def measure(resources: Resources, identity: str, seed: int) -> None:
+    """Measure every kind of evidence that the sweep's selectors need, on training data, and store it."""
+    sweep = resources.sweep
+    teacher = resources.teacher(identity)
+    chosen = {arm.name: (SELECTORS[arm.selector], arm.params) for arm in arms(sweep) if arm.selector is not None}
+    kinds = sorted({kind for selector, params in chosen.values() for kind in selector.needs(params)})
+    examples = build.dataset(sweep, resources.data, causal=teacher.causal, teacher_seed=seed).examples
+    evidence = measure_evidence(
+        teacher,
+        calibration_samples(sweep, examples),
+        next_item_logits,
+        kinds,
+        seed=sweep.evidence.seed,
+        samples=sweep.evidence.samples,
+        draws=sweep.evidence.fisher_draws,
+        chunk_size=sweep.evidence.batch_size,
+    )
+    write_evidence(
+        resources.run.evidence(evidence_identity(sweep, identity)),
+        evidence,
+        chosen,
+        [depth for depth, _ in strata(sweep, teacher.n_layers)],
+        teacher=identity,
+        n_teacher=teacher.n_layers,
+    )
+
+
+def calibration_samples(sweep: Sweep, examples: TrainingExamples) -> list[list[CalibrationBatch]]:
+    """Return ``evidence.replicates`` samples of training examples, each drawn without replacement on its own.
+
+    Raises:
+        EvidenceError: There are fewer examples than ``evidence.samples``.
+    """
+    settings = sweep.evidence
+    if settings.samples > len(examples):
+        raise EvidenceError(
+            f"{settings.samples} calibration examples are asked for, the training data have {len(examples)}",
+            where="evidence.samples",
+            mend=f"set evidence.samples to at most {len(examples)}",
+        )
+    samples = []
+    for replicate in range(settings.replicates):
+        chosen = stream(settings.seed, "calibration", replicate).choice(
+            len(examples), size=settings.samples, replace=False
+        )
+        chosen = chosen[np.argsort(examples.lengths[chosen], kind="stable")]
+        parts = np.array_split(chosen, -(-settings.samples // settings.batch_size))
+        samples.append([_calibration_batch(examples.batch(part, replicate % examples.n_patterns)) for part in parts])
+    return samples
+
+
+def next_item_logits(model: Recommender, batch: CalibrationBatch) -> torch.Tensor:
+    """Return the scores of all items at the target positions of a batch."""
+    inputs = dict(batch.inputs)
+    is_target = inputs.pop("is_target")
+    return model.logits(model.hidden(**inputs)[is_target])
+
+
+def _calibration_batch(batch: Batch) -> CalibrationBatch:
+    is_target = torch.zeros(batch.input_ids.shape, dtype=torch.bool)
+    is_target.view(-1)[batch.positions] = True
+    inputs: dict[str, Any] = {"input_ids": batch.input_ids, "is_target": is_target}
+    if batch.attention_mask is not None:
+        inputs["attention_mask"] = batch.attention_mask
+    return CalibrationBatch(inputs, batch.example, batch.labels)
+
+
+def _has_cache(resources: Resources, identity: str) -> bool:
+    try:
+        TeacherCache.open(resources.run.cache(cache_identity(resources.sweep, identity)), verify=True)
+    except CorruptArtifactError:
+        return False
+    return True
+
+
+def _has_evidence(resources: Resources, identity: str) -> bool:
+    try:
+        read_evidence(resources.run.evidence(evidence_identity(resources.sweep, identity)))
+    except CorruptArtifactError:
+        return False
+    return True

@@ -1,0 +1,53 @@
+"""What every trial of a sweep reads, opened once a process and shared by its trials."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from raydistill.config import Sweep, cache_identity
+from raydistill.data.splits import SequenceData
+from raydistill.models.recommender import Recommender
+from raydistill.records import RunDirectory
+from raydistill.training import build
+from raydistill.training.teacher_cache import TeacherCache
+
+
+class Resources:
+    """The sweep, its data, its teachers and their cached outputs.
+
+    Args:
+        sweep: The sweep.
+        run: Its run directory.
+        cache: Folder of raw and prepared data.
+    """
+
+    def __init__(self, sweep: Sweep, run: RunDirectory, cache: Path) -> None:
+        self.sweep = sweep
+        self.run = run
+        self._cache_folder = cache
+        self._teachers: dict[str, Recommender] = {}
+        self._caches: dict[str, TeacherCache] = {}
+
+    @cached_property
+    def data(self) -> SequenceData:
+        """The prepared data, memory-mapped."""
+        return build.prepared_data(self.sweep, self._cache_folder)
+
+    def teacher(self, identity: str) -> Recommender:
+        """Return a teacher that was trained for this run, in eval mode; never changed by its students."""
+        if identity not in self._teachers:
+            self._teachers[identity] = Recommender.from_pretrained(self.run.teacher(identity))
+        return self._teachers[identity]
+
+    def teacher_cache(self, identity: str) -> TeacherCache:
+        """Return the cached outputs of a teacher, memory-mapped."""
+        if identity not in self._caches:
+            self._caches[identity] = TeacherCache.open(self.run.cache(cache_identity(self.sweep, identity)))
+        return self._caches[identity]
+
+    def profile(self, teacher: str) -> dict[str, Any]:
+        """Return what models of each depth cost, as :func:`raydistill.training.profile.profile` measured it."""
+        return json.loads((self.run.teacher(teacher) / "profile.json").read_text())

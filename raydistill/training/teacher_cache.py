@@ -1,0 +1,117 @@
+"""The teacher's outputs, computed once for the whole sweep.
+
+Stored is the teacher's final hidden state at every target position, in half precision and
+memory-mapped, together with its output embedding. From the two follows the whole distribution over
+the catalogue at any temperature, for one matrix product: a few megabytes instead of the
+``targets x items`` logits. All processes of a machine share the file through the page cache.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from raydistill.data.batches import TrainingExamples
+from raydistill.errors import CorruptArtifactError, ModelError
+from raydistill.models.recommender import Recommender
+from raydistill.records import atomic_write, sha256_file, write_json
+from raydistill.training.context import RunContext
+
+HIDDEN, WEIGHT, META = "hidden.npy", "output_weight.npy", "meta.json"
+
+
+class TeacherCache:
+    """Hidden states ``[slots, dim]`` of the teacher and its output embedding ``[items, dim]``.
+
+    Args:
+        hidden: float16, one row a target position, in the order of the examples' slots.
+        output_weight: float32, row c belongs to class c.
+    """
+
+    def __init__(self, hidden: np.ndarray, output_weight: np.ndarray) -> None:
+        self.hidden = hidden
+        self.output_weight = torch.from_numpy(np.array(output_weight))
+
+    def __len__(self) -> int:
+        return len(self.hidden)
+
+    def rows(self, slots: Int64[Tensor, " targets"]) -> Float[Tensor, "targets dim"]:
+        """Return the hidden states of some slots, in half precision."""
+        return torch.from_numpy(self.hidden[slots.numpy()])
+
+    @classmethod
+    def open(cls, folder: Path, *, verify: bool = False) -> TeacherCache:
+        """Return the cache in ``folder``, memory-mapped.
+
+        Args:
+            folder: What :func:`build_teacher_cache` wrote.
+            verify: Whether to compare the files with their hashes; their sizes are always compared.
+
+        Raises:
+            CorruptArtifactError: It is absent, half written or changed.
+        """
+        try:
+            meta = json.loads((folder / META).read_text())
+            for name, expected in meta["files"].items():
+                path = folder / name
+                if path.stat().st_size != expected["bytes"] or (verify and sha256_file(path) != expected["sha256"]):
+                    raise CorruptArtifactError(f"{name} of the teacher cache was changed", where=str(path))
+            return cls(np.load(folder / HIDDEN, mmap_mode="r"), np.load(folder / WEIGHT))
+        except (OSError, ValueError, KeyError) as error:
+            raise CorruptArtifactError(f"the teacher cache cannot be read: {error}", where=str(folder)) from error
+
+
+def teacher_hidden(
+    teacher: Recommender, examples: TrainingExamples, *, context: RunContext, batch_tokens: int = 16384
+) -> np.ndarray:
+    """Return the teacher's final hidden states, float16 ``[slots, dim]``, in eval mode.
+
+    Each worker computes its own share; all return the whole.
+
+    Raises:
+        ModelError: A hidden state does not fit half precision.
+    """
+    teacher.eval()
+    shares: list[tuple[np.ndarray, np.ndarray]] = []
+    with torch.inference_mode():
+        for pattern in range(examples.n_patterns):
+            for batch in examples.ordered(
+                batch_tokens, pattern=pattern, rank=context.rank, world_size=context.world_size
+            ):
+                batch = batch.to(context.device)
+                hidden = teacher.hidden(batch.input_ids, batch.attention_mask).flatten(0, 1)[batch.positions]
+                shares.append((batch.slots.cpu().numpy(), hidden.half().cpu().numpy()))
+    result = np.empty((examples.n_slots, teacher.output_weight.shape[1]), dtype=np.float16)
+    for share in context.gather(shares):
+        for slots, rows in share:
+            result[slots] = rows
+    if not np.isfinite(result).all():
+        raise ModelError(
+            "the teacher's hidden states do not fit half precision",
+            mend="look for exploding activations: a lower learning rate or a final layer norm",
+        )
+    return result
+
+
+def build_teacher_cache(
+    teacher: Recommender, examples: TrainingExamples, folder: Path, *, context: RunContext | None = None
+) -> TeacherCache:
+    """Run the teacher once over all training targets and return its cache, written to ``folder``."""
+    context = context or RunContext()
+    hidden = teacher_hidden(teacher, examples, context=context)
+    if context.is_first:
+        weight = teacher.output_weight.detach().float().cpu().numpy()
+        files = {}
+        for name, array in ((HIDDEN, hidden), (WEIGHT, weight)):
+            with atomic_write(folder / name) as temporary, open(temporary, "wb") as file:
+                np.save(file, array)
+            path = folder / name
+            files[name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        write_json(folder / META, {"files": files, "slots": len(hidden)})
+    context.barrier()
+    return TeacherCache.open(folder)

@@ -1,0 +1,254 @@
+"""One trial: a student built, distilled, evaluated and recorded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from raydistill.config import Sweep, trial_identity
+from raydistill.errors import TrialDivergedError
+from raydistill.losses import LossWeights
+from raydistill.losses.distillation import TASK_ONLY
+from raydistill.metrics import PeakMemory, count_parameters, mean_metrics
+from raydistill.models.recommender import Recommender
+from raydistill.records import Record, write_ranks, write_record
+from raydistill.seeding import stream_seed
+from raydistill.training import build
+from raydistill.training.context import RunContext
+from raydistill.training.evaluation import rank_users, rank_users_by_popularity
+from raydistill.training.loop import DistillationTrainer, TrainingResult
+from raydistill.training.resources import Resources
+
+FROM_TEACHER, RANDOM, TEACHER, POPULARITY = "teacher_layers", "random", "teacher", "popularity"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialSpec:
+    """Everything that decides what a trial does; plain values, so that it travels between processes.
+
+    Attributes:
+        start: What the model starts from: ``teacher_layers``, ``random`` weights, or, in controls that train
+            nothing, the ``teacher`` itself or ``popularity``.
+        stop_below: Validation metric that the trial must exceed after an epoch, or it is stopped early.
+        Others as in :class:`raydistill.records.Record`.
+    """
+
+    phase: str
+    arm: str
+    kind: str
+    number: int
+    seed: int
+    start: str
+    teacher: str | None = None
+    teacher_seed: int | None = None
+    n_teacher_layers: int | None = None
+    n_student_layers: int | None = None
+    layer_map: tuple[int, ...] | None = None
+    keep_ratio: float | None = None
+    configuration: dict[str, Any] = field(default_factory=dict)
+    draw: int | None = None
+    evidence: str | None = None
+    evidence_seconds: float = 0.0
+    stop_below: dict[int, float] = field(default_factory=dict)
+
+    def identity(self, sweep: Sweep, data_hash: str) -> str:
+        """Return the name of the trial: a hash of everything that can change its result."""
+        own = asdict(self)
+        del own["evidence_seconds"]
+        own["stop_below"] = {str(epoch): value for epoch, value in self.stop_below.items()}
+        own["layer_map"] = None if self.layer_map is None else list(self.layer_map)
+        return trial_identity(sweep, own | {"data": data_hash})
+
+    @property
+    def name(self) -> str:
+        """Name for people and for the dashboard."""
+        parts = [self.phase, self.arm]
+        if self.keep_ratio is not None:
+            parts.append(f"keep={self.keep_ratio:g}")
+        if self.phase == "search":
+            parts.append(f"#{self.number}")
+        else:
+            parts += [f"seed={self.seed}"] if self.start not in (TEACHER, POPULARITY) else []
+            parts += [f"draw={self.draw}"] if self.draw is not None else []
+        return " ".join(parts)
+
+
+class Trial:
+    """A trial under way; :meth:`epochs` trains, :meth:`finish` evaluates and writes the record.
+
+    Args:
+        spec: What to do.
+        resources: What to do it with.
+        context: Where it runs.
+    """
+
+    def __init__(self, spec: TrialSpec, resources: Resources, context: RunContext | None = None) -> None:
+        self.spec = spec
+        self.resources = resources
+        self.context = context or RunContext()
+        self.sweep = resources.sweep
+        self.id = spec.identity(self.sweep, resources.data.hash)
+        self.started = time.time()
+        self.result = TrainingResult()
+        self.status = "success"
+        self.error: str | None = None
+        self.model: Recommender | None = None
+        self._memory = PeakMemory()
+
+    def epochs(self) -> Iterator[dict[str, Any]]:
+        """Train, yielding the numbers of each epoch; a stopped or diverged trial ends early, and says so."""
+        with self._memory:
+            try:
+                self.model = self._build()
+                if self.spec.start in (FROM_TEACHER, RANDOM):
+                    yield from self._train()
+            except TrialDivergedError as error:
+                self.status, self.error = "failed", str(error)
+
+    def finish(self) -> Record:
+        """Return the trial's record, written to the run directory with the ranks, the record last."""
+        test, digest, ranking_seconds = None, None, 0.0
+        if self.spec.phase == "confirm" and self.status == "success":
+            test, digest, ranking_seconds = self._test()
+        self.result.evaluation_seconds += ranking_seconds
+        record = self._record(test, digest)
+        if self.context.is_first:
+            write_record(self.resources.run.record_file(self.id), record)
+        return record
+
+    def _build(self) -> Recommender | None:
+        spec, sweep, data = self.spec, self.sweep, self.resources.data
+        if spec.start == POPULARITY:
+            return None
+        if spec.start == RANDOM:
+            # Arms of one seed share their initialization, so that comparisons are paired.
+            seed = stream_seed(spec.seed, "initialization") % 2**31
+            return build.untrained(sweep, data, seed=seed, layers=spec.n_student_layers)
+        teacher = self.resources.teacher(spec.teacher).to(self.context.device)
+        if spec.start == TEACHER:
+            return teacher
+        return teacher.keep_layers(list(spec.layer_map), teacher_hash=spec.teacher)
+
+    def _train(self) -> Iterator[dict[str, Any]]:
+        spec, resources = self.spec, self.resources
+        weights = loss_weights(spec.configuration)
+        dataset = build.dataset(
+            self.sweep,
+            resources.data,
+            causal=self.model.causal,
+            teacher_seed=spec.teacher_seed,
+            cache=resources.teacher_cache(spec.teacher) if weights.needs_teacher else None,
+        )
+        settings = build.student_settings(
+            self.sweep,
+            seed=spec.seed,
+            lr=spec.configuration.get("lr"),
+            weight_decay=spec.configuration.get("weight_decay"),
+        )
+        trainer = DistillationTrainer(
+            self.model, dataset, weights, settings, evaluate=self._validate, context=self.context
+        )
+        self.result = trainer.result
+        for row in trainer.epochs():
+            self.result = trainer.result
+            yield row
+            threshold = spec.stop_below.get(row["epoch"])
+            if threshold is not None and not row[settings.metric] > threshold:
+                self.status = "stopped"
+                return
+
+    def _validate(self, model: Recommender) -> dict[str, float]:
+        columns = rank_users(model, self.resources.data, "validation", context=self.context, top=False)
+        return mean_metrics(columns["rank"])
+
+    def _test(self) -> tuple[dict[str, float], str, float]:
+        started = time.perf_counter()
+        data, spec = self.resources.data, self.spec
+        if spec.start == POPULARITY:
+            columns = rank_users_by_popularity(data, "test")
+            validation = rank_users_by_popularity(data, "validation")
+        else:
+            columns = rank_users(self.model, data, "test", context=self.context)
+            validation = None
+        if spec.start == TEACHER:
+            validation = rank_users(self.model, data, "validation", context=self.context, top=False)
+        if validation is not None:
+            self.result.validation = mean_metrics(validation["rank"])
+        digest = ""
+        if self.context.is_first:
+            digest = write_ranks(self.resources.run.ranks_file(self.id), columns)
+        return mean_metrics(columns["rank"]), digest, time.perf_counter() - started
+
+    def _record(self, test: dict[str, float] | None, digest: str | None) -> Record:
+        spec, result = self.spec, self.result
+        return Record(
+            id=self.id,
+            name=spec.name,
+            sweep=self.sweep.name,
+            test=test,
+            ranks_sha256=digest,
+            status=self.status,
+            error=self.error,
+            epochs=len(result.curves),
+            validation=result.validation,
+            curves=tuple(result.curves),
+            cost=self._cost(),
+            started=self.started,
+            finished=time.time(),
+            **_shared_fields(spec),
+        )
+
+    def _cost(self) -> dict[str, Any]:
+        spec, result = self.spec, self.result
+        cost: dict[str, Any] = {
+            "training_seconds": result.training_seconds,
+            "evaluation_seconds": result.evaluation_seconds,
+            "overhead_seconds": time.time() - self.started - result.training_seconds - result.evaluation_seconds,
+            "evidence_seconds": spec.evidence_seconds,
+            "peak_memory_bytes": self._memory.bytes,
+        }
+        if self._memory.device_bytes:
+            cost["peak_device_memory_bytes"] = self._memory.device_bytes
+        if self.model is not None:
+            depth = str(self.model.n_layers)
+            cost |= count_parameters(self.model)
+            measured = self.resources.profile(spec.teacher)["depths"].get(depth, {})
+            cost |= {name: measured[name] for name in ("flops", "latency_ms") if name in measured}
+        return cost
+
+
+def failed_record(spec: TrialSpec, sweep: Sweep, data_hash: str, error: str, curves: tuple = ()) -> Record:
+    """Return the record of a trial whose process could not write one itself."""
+    now = time.time()
+    return Record(
+        id=spec.identity(sweep, data_hash),
+        name=spec.name,
+        sweep=sweep.name,
+        status="failed",
+        error=error,
+        curves=curves,
+        epochs=len(curves),
+        started=now,
+        finished=now,
+        **_shared_fields(spec),
+    )
+
+
+def loss_weights(configuration: dict[str, Any]) -> LossWeights:
+    """Return the loss of a configuration; one without ``alpha_dist`` is the task loss alone."""
+    if configuration.get("alpha_dist") is None:
+        return TASK_ONLY
+    return LossWeights(
+        temperature=configuration["temperature"],
+        alpha_dist=configuration["alpha_dist"],
+        alpha_task=configuration["alpha_task"],
+        alpha_hidden=configuration["alpha_hidden"],
+    )
+
+
+def _shared_fields(spec: TrialSpec) -> dict[str, Any]:
+    """Return the fields that a spec and its record have in common."""
+    names = set(Record.__dataclass_fields__) & set(TrialSpec.__dataclass_fields__)
+    return {name: getattr(spec, name) for name in names}

@@ -1,0 +1,1 @@
+"""Search and confirm on Ray: the only place that imports it."""

@@ -1,0 +1,88 @@
+"""Which trial comes next: equal budgets for every arm, then confirmation. Plain Python, no Ray.
+
+The dealer looks at the records of ended trials and at nothing else, least of all at a clock. So a sweep
+that was killed and continues, or that has more workers, deals the same trials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from raydistill.config import Arm, Sweep, arms, strata
+from raydistill.records import Record
+from raydistill.training.prepared import PreparedTeacher
+from raydistill.training.trial import TrialSpec
+from raydistill.tuning.arm_search import ArmSearch
+from raydistill.tuning.specs import confirm_specs, search_spec
+
+FINISHED = ("success", "stopped")
+
+
+class Dealer:
+    """Deals out the trials of a sweep, search first, then confirm.
+
+    Args:
+        sweep: The sweep.
+        data_hash: Hash of the prepared data.
+        teachers: Prepared teachers; the search is under the first.
+        records: Records of an earlier run; what succeeded or was stopped is kept, what failed is run again.
+    """
+
+    def __init__(
+        self, sweep: Sweep, data_hash: str, teachers: Sequence[PreparedTeacher], records: Sequence[Record] = ()
+    ) -> None:
+        self.sweep = sweep
+        self.data_hash = data_hash
+        self.teachers = list(teachers)
+        self.arms = arms(sweep)
+        self.strata = strata(sweep, self.teachers[0].n_layers)
+        kept = [record for record in records if record.status in FINISHED]
+        self.searches = {arm.name: self._search(arm, kept) for arm in self.arms if arm.has_study}
+        self.confirmed = {record.id: record for record in kept if record.phase == "confirm"}
+        self.confirm: list[TrialSpec] | None = None
+        self._queue: list[TrialSpec] = []
+
+    def _search(self, arm: Arm, kept: Sequence[Record]) -> ArmSearch:
+        return ArmSearch(
+            lambda number, earlier: search_spec(
+                self.sweep, arm, self.teachers[0], self.strata[number % len(self.strata)], number, earlier
+            ),
+            n_trials=self.sweep.search.trials,
+            epochs=self.sweep.training.epochs,
+            group_size=self.sweep.search.per_arm,
+            kept={record.number: record for record in kept if (record.phase, record.arm) == ("search", arm.name)},
+        )
+
+    def next(self) -> TrialSpec | None:
+        """Return the next trial, or None where none can start before another ends, or none is left."""
+        # The arm that is furthest behind goes first, so that arms advance together.
+        for search in sorted(self.searches.values(), key=lambda search: search.n_started):
+            spec = search.next()
+            if spec is not None:
+                return spec
+        if not all(search.is_done for search in self.searches.values()):
+            return None
+        if self.confirm is None:
+            self._open_confirm()
+        return self._queue.pop(0) if self._queue else None
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether every trial of the sweep has been dealt."""
+        return self.confirm is not None and not self._queue
+
+    def finished(self, record: Record) -> None:
+        """Take note of a trial's record."""
+        if record.phase == "search":
+            self.searches[record.arm].finished(record)
+        else:
+            self.confirmed[record.id] = record
+
+    def identity(self, spec: TrialSpec) -> str:
+        """Return the identity of a trial."""
+        return spec.identity(self.sweep, self.data_hash)
+
+    def _open_confirm(self) -> None:
+        searched = {name: list(search.records.values()) for name, search in self.searches.items()}
+        self.confirm = list(confirm_specs(self.sweep, self.arms, self.strata, self.teachers, searched))
+        self._queue = [spec for spec in self.confirm if self.identity(spec) not in self.confirmed]

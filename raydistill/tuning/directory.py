@@ -1,0 +1,111 @@
+"""Opening a run directory: one sweep, one process at a time, and what an earlier run left in it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import shutil
+import sys
+from collections.abc import Iterator
+
+from raydistill.config import Sweep, dump_sweep, plain_sweep
+from raydistill.errors import CorruptArtifactError, RunDirectoryError
+from raydistill.records import Record, RunDirectory, atomic_write, sha256_file
+from raydistill.training import build
+
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def open_run_directory(run: RunDirectory, sweep: Sweep, *, fresh: bool) -> Iterator[None]:
+    """Hold a run directory for one sweep, with the resolved ``sweep.yaml`` in it.
+
+    Args:
+        run: The directory, made where it is missing.
+        sweep: The sweep that it is to hold.
+        fresh: Delete what is there first.
+
+    Raises:
+        RunDirectoryError: It cannot be written, holds something else, or another process works in it.
+    """
+    try:
+        run.root.mkdir(parents=True, exist_ok=True)
+        lock = open(run.root / LOCK, "w")  # noqa: SIM115 - held until the sweep ends
+    except OSError as error:
+        raise RunDirectoryError(
+            f"the run directory cannot be written: {error.strerror}",
+            where=str(run.root),
+            mend="choose a place that you may write to, with --run-dir or execution.storage",
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunDirectoryError(
+                "another process is running a sweep in this directory",
+                where=str(run.root),
+                mend="wait for it to end, or choose another directory with --run-dir",
+            ) from error
+        _claim(run, sweep, fresh=fresh)
+        yield
+
+
+def _claim(run: RunDirectory, sweep: Sweep, *, fresh: bool) -> None:
+    content = [path for path in run.root.iterdir() if path.name != LOCK]
+    if fresh and (not content or run.sweep_file.is_file()):
+        for path in content:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    elif run.sweep_file.is_file():
+        differences = _differences(build.load_sweep(run.sweep_file), sweep)
+        if differences:
+            raise RunDirectoryError(
+                f"this run directory belongs to another sweep; different are: {', '.join(differences)}",
+                where=str(run.root),
+                mend="choose another with --run-dir, or delete this one's results with --fresh",
+            )
+    elif content:
+        raise RunDirectoryError(
+            f"this folder holds {content[0].name!r} and is no run directory",
+            where=str(run.root),
+            mend="choose an empty folder, or one that a sweep has written, with --run-dir",
+        )
+    with atomic_write(run.sweep_file) as temporary:
+        temporary.write_text(dump_sweep(sweep))
+
+
+def _differences(earlier: Sweep, now: Sweep) -> list[str]:
+    """Return the keys that differ and may not; ``execution`` may, and seeds may be added to ``confirm``."""
+    before, after = (dict(_leaves(plain_sweep(sweep))) for sweep in (earlier, now))
+    keys = [key for key in before | after if before.get(key) != after.get(key) and not key.startswith("execution.")]
+    if now.confirm.seeds >= earlier.confirm.seeds:
+        keys = [key for key in keys if key != "confirm.seeds"]
+    return [f"{key} ({before.get(key)} there, {after.get(key)} now)" for key in sorted(keys)]
+
+
+def _leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if pairs is None:
+        yield path, value
+        return
+    for key, inner in pairs:
+        yield from _leaves(inner, f"{path}.{key}" if path else str(key))
+
+
+def kept_records(run: RunDirectory) -> list[Record]:
+    """Return the whole records of an earlier run; a damaged one is named and removed, so that its trial runs again."""
+    records = []
+    for path, record in run.records():
+        problem = str(record) if isinstance(record, CorruptArtifactError) else _ranks_problem(run, record)
+        if problem:
+            print(f"WARNING: {problem}\n  the trial runs again", file=sys.stderr)
+            shutil.rmtree(path.parent)
+        else:
+            records.append(record)
+    return records
+
+
+def _ranks_problem(run: RunDirectory, record: Record) -> str | None:
+    path = run.ranks_file(record.id)
+    if record.ranks_sha256 is None or (path.is_file() and sha256_file(path) == record.ranks_sha256):
+        return None
+    return f"the ranks of {record.name} are missing or not those that were recorded ({path})"

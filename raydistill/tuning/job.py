@@ -1,0 +1,161 @@
+"""A whole sweep, phase by phase."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raydistill.config import Sweep, quality_metric, teacher_identity
+from raydistill.data.items import write_items
+from raydistill.data.statistics import render_statistics
+from raydistill.errors import CorruptArtifactError
+from raydistill.records import RunDirectory, write_json
+from raydistill.training import build
+from raydistill.training.prepare import prepare_teacher, prepared_teacher
+from raydistill.training.prepared import PreparedTeacher
+from raydistill.training.resources import Resources
+from raydistill.training.teach import read_history, warn_if_weak
+from raydistill.tuning import cluster
+from raydistill.tuning.dealer import Dealer
+from raydistill.tuning.directory import kept_records, open_run_directory
+from raydistill.tuning.plan import Plan
+from raydistill.tuning.progress import Progress
+from raydistill.tuning.signature import signature
+
+
+@dataclass(frozen=True)
+class Job:
+    """A sweep with its run directory.
+
+    Attributes:
+        sweep: The sweep.
+        run: Its run directory.
+        cache: Folder of raw and prepared data, shared by the sweeps of one storage place.
+    """
+
+    sweep: Sweep
+    run: RunDirectory
+    cache: Path
+
+    @classmethod
+    def load(cls, file: Path | str, overrides: Sequence[str], run_dir: Path | str | None) -> Job:
+        """Return the job of a sweep file; nothing is written.
+
+        Raises:
+            ConfigError: With every mistake in the file.
+        """
+        sweep = build.load_sweep(file, tuple(overrides))
+        storage = Path(sweep.execution.storage)
+        root = Path(run_dir) if run_dir is not None else storage / sweep.name
+        return cls(sweep, RunDirectory(root.resolve()), (storage / ".cache").resolve())
+
+    @property
+    def resources(self) -> Resources:
+        """What the job reads, opened on first use."""
+        return Resources(self.sweep, self.run, self.cache)
+
+    def describe(self, *, every_trial: bool = False) -> str:
+        """Return the plan and its estimate, as text."""
+        return Plan.of(self.sweep, self.resources.data).text(every_trial=every_trial)
+
+    def execute(self, *, fresh: bool = False) -> int:
+        """Run what is left of the sweep, to its report, and return the exit code.
+
+        Raises:
+            RaydistillError: With what is wrong, where, and how to mend it.
+        """
+        with open_run_directory(self.run, self.sweep, fresh=fresh):
+            resources = self.resources
+            data = resources.data
+            print("\n".join(render_statistics(data)))
+            plan = Plan.of(self.sweep, data)
+            print(plan.text())
+            self._write_description(data)
+            try:
+                dealer = self._run_phases(resources, plan)
+            finally:
+                cluster.stop()
+            self._write_plan(plan, dealer)
+        return self._conclude()
+
+    def _run_phases(self, resources: Resources, plan: Plan) -> Dealer:
+        # Ray is started last, so that mistakes in data or configuration come at once.
+        records = kept_records(self.run)
+        expected = plan.trials_by_arm()
+        with Progress(expected, quality_metric(self.sweep)) as progress:
+            progress.phase("starting Ray")
+            dashboard = cluster.start(self.sweep)
+            if dashboard:
+                progress.phase(f"dashboard: {dashboard}")
+            teachers = [self._prepared(resources, seed, progress) for seed in self._teacher_seeds()]
+            dealer = Dealer(self.sweep, resources.data.hash, teachers, records)
+            progress.keep([record for record in records if record.status != "failed"])
+            from raydistill.tuning.trials import run_trials
+
+            run_trials(self.sweep, self.run, self.cache, dealer, on_record=progress.ended, on_start=progress.started)
+            progress.phase("writing the report")
+        return dealer
+
+    def _teacher_seeds(self) -> range:
+        first = self.sweep.teacher.seed
+        return range(first, first + self.sweep.confirm.teachers)
+
+    def _prepared(self, resources: Resources, seed: int, progress: Progress) -> PreparedTeacher:
+        """Return a teacher that is ready for students, made by Ray Train unless it is there already."""
+        identity = teacher_identity(self.sweep, resources.data.hash, seed)
+        ready = prepared_teacher(resources, identity)
+        if ready is None:
+            from raydistill.tuning.sharded import run_sharded
+
+            progress.phase(f"teacher {identity} (seed {seed}): training, evidence, cached outputs")
+            run_sharded(
+                prepare_in_worker,
+                {"run": str(self.run.root), "cache": str(self.cache), "seed": seed},
+                self.sweep,
+                name=f"teacher-{identity}",
+                storage=self.run.root / "ray" / "train",
+            )
+            ready = prepared_teacher(Resources(self.sweep, self.run, self.cache), identity)
+            if ready is None:
+                raise CorruptArtifactError("the teacher was made, but not all of it is there", where=str(self.run.root))
+            shutil.rmtree(self.run.root / "ray" / "train" / f"teacher-{identity}", ignore_errors=True)
+        self._report_teacher(identity, progress)
+        return ready
+
+    def _report_teacher(self, identity: str, progress: Progress) -> None:
+        history = read_history(self.run.teacher(identity))
+        metric = quality_metric(self.sweep)
+        progress.phase(
+            f"teacher {identity}: validation {metric} {history['validation'][metric]:.4f} after epoch "
+            f"{history['best_epoch']}, popularity {history['popularity'][metric]:.4f}"
+        )
+        warning = warn_if_weak(history, metric)
+        if warning:
+            progress.console.print(f"WARNING: {warning}", style="bold red")
+
+    def _write_description(self, data) -> None:
+        write_json(self.run.signature_file, signature(self.sweep, data))
+        write_items(data, self.run.data / "items.parquet")
+        write_json(self.run.data / "statistics.json", data.statistics)
+        write_json(self.run.plan_file, Plan.of(self.sweep, data).content())
+
+    def _write_plan(self, plan: Plan, dealer: Dealer) -> None:
+        write_json(self.run.plan_file, plan.content(dealer))
+
+    def _conclude(self) -> int:
+        """Start the analysis, which needs neither torch nor Ray, and pass its exit code on."""
+        command = [sys.executable, "-m", "analysis", str(self.run.root)]
+        return subprocess.run(command, check=False, env=os.environ | {"MPLBACKEND": "Agg"}).returncode
+
+
+def prepare_in_worker(arguments: dict[str, Any], context) -> str:
+    """Return the identity of the teacher that this worker, with the others, has prepared."""
+    run = RunDirectory(arguments["run"])
+    resources = Resources(build.load_sweep(run.sweep_file), run, Path(arguments["cache"]))
+    return prepare_teacher(resources, arguments["seed"], context)

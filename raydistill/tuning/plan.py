@@ -1,0 +1,142 @@
+"""What a sweep is going to do, as text for a person and as ``plan.json`` for the analysis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from raydistill.config import Arm, Sweep, arms, quality_metric, strata
+from raydistill.data.splits import SequenceData
+from raydistill.training import build
+from raydistill.tuning.dealer import Dealer
+from raydistill.tuning.estimate import Estimate, estimate, n_confirm
+from raydistill.tuning.specs import configuration, confirm_seeds
+from raydistill.tuning.suggest import suggest
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Arms, strata and budgets of a sweep over its data.
+
+    Attributes:
+        sweep: The sweep.
+        arms: Its arms.
+        strata: Its strata, ``(n_student_layers, keep_ratio)``.
+        n_teacher_layers: Depth of the teacher.
+        cost: What it is expected to cost.
+    """
+
+    sweep: Sweep
+    arms: list[Arm]
+    strata: list[tuple[int, float]]
+    n_teacher_layers: int
+    cost: Estimate
+
+    @classmethod
+    def of(cls, sweep: Sweep, data: SequenceData) -> Plan:
+        """Return the plan of a sweep; builds an untrained teacher to learn its shape."""
+        teacher = build.untrained(sweep, data, seed=0)
+        chosen, layers = arms(sweep), strata(sweep, teacher.n_layers)
+        examples = build.dataset(sweep, data, causal=teacher.causal, teacher_seed=sweep.teacher.seed).examples
+        cost = estimate(
+            sweep,
+            chosen,
+            layers,
+            examples,
+            n_items=data.n_items,
+            hidden=teacher.output_weight.shape[1],
+            n_layers=teacher.n_layers,
+        )
+        return cls(sweep, chosen, layers, teacher.n_layers, cost)
+
+    def trials_by_arm(self) -> dict[str, int]:
+        """Return how many trials each arm has, search and confirm together."""
+        confirm = n_confirm(self.sweep, self.arms, len(self.strata))
+        return {arm.name: confirm[arm.name] + arm.has_study * self.sweep.search.trials for arm in self.arms}
+
+    def content(self, dealer: Dealer | None = None) -> dict[str, Any]:
+        """Return the content of ``plan.json``; with the confirm jobs once the search has settled them."""
+        sweep = self.sweep
+        return {
+            "sweep": sweep.name,
+            "task": sweep.task,
+            "arms": [
+                {
+                    "name": arm.name,
+                    "kind": arm.kind,
+                    "trials": arm.has_study * sweep.search.trials,
+                    "epochs": arm.has_study * sweep.search.trials * sweep.training.epochs,
+                }
+                for arm in self.arms
+            ],
+            "strata": [{"n_student_layers": depth, "keep_ratio": ratio} for depth, ratio in self.strata],
+            "search": {"trials": sweep.search.trials, "epochs": sweep.training.epochs},
+            "confirm": {
+                "seeds": list(confirm_seeds(sweep)),
+                "configurations": sweep.confirm.configurations,
+                "teachers": sweep.confirm.teachers,
+                "jobs": [
+                    {
+                        "id": dealer.identity(spec),
+                        "arm": spec.arm,
+                        "keep_ratio": spec.keep_ratio,
+                        "seed": spec.seed,
+                        "draw": spec.draw,
+                        "teacher_seed": spec.teacher_seed,
+                    }
+                    for spec in (dealer.confirm if dealer and dealer.confirm else [])
+                ],
+            },
+            "analysis": sweep.analysis.model_dump(mode="json"),
+        }
+
+    def text(self, *, every_trial: bool = False) -> str:
+        """Return the plan for a person."""
+        return "\n".join([*self._summary(), *(self._trials() if every_trial else ())])
+
+    def _summary(self) -> Iterator[str]:
+        sweep, cost = self.sweep, self.cost
+        confirm = sum(n_confirm(sweep, self.arms, len(self.strata)).values())
+        searched = [arm.name for arm in self.arms if arm.has_study]
+        depths = " and ".join(f"{depth} of {self.n_teacher_layers}" for depth, _ in self.strata)
+        yield f"plan of sweep {sweep.name}: {len(self.arms)} arms, students of {depths} layers"
+        rows = [
+            ("teach", f"{sweep.confirm.teachers} teacher(s), at most {sweep.teacher.epochs} epochs", cost.teacher_s),
+            (
+                "search",
+                f"{len(searched)} arms x {sweep.search.trials} trials x {sweep.training.epochs} epochs",
+                cost.search_s,
+            ),
+            ("confirm", f"{confirm} trials, {sweep.confirm.seeds} fresh seeds, tested once", cost.confirm_s),
+        ]
+        for phase, what, seconds in rows:
+            yield f"  {phase:<8} {what:<58} {max(seconds / 60, 0.1):7.1f} min"
+        yield (
+            f"  estimate {cost.minutes:.0f} minutes, {cost.memory_bytes / 2**30:.1f} GB of memory, "
+            f"{max(cost.disk_bytes / 2**20, 1):.0f} MB of disk (reckoned from operations; a guide, not a promise)"
+        )
+
+    def _trials(self) -> Iterator[str]:
+        """Yield a line for every trial; configurations that depend on results are said to."""
+        sweep = self.sweep
+        seconds = self.cost.trial_s
+        for arm in self.arms:
+            if not arm.has_study:
+                continue
+            for number in range(sweep.search.trials):
+                depth, ratio = self.strata[number % len(self.strata)]
+                if number < min(sweep.search.startup, sweep.search.trials):
+                    values = configuration(sweep, suggest(sweep, number, (), quality_metric(sweep)))
+                    said = ", ".join(f"{key}={value:.3g}" for key, value in values.items())
+                else:
+                    said = "suggested from the results before it"
+                yield f"  search  {arm.name:<18} #{number:<3} keep {ratio:g} ({depth} layers)  {seconds:5.1f} s  {said}"
+        for arm in self.arms:
+            places = self.strata if arm.in_strata else [(None, None)]
+            for depth, ratio in places:
+                for seed in confirm_seeds(sweep) if arm.in_strata else (sweep.teacher.seed,):
+                    for draw in range(arm.draws if arm.in_strata else 1):
+                        where = f"keep {ratio:g} ({depth} layers)" if arm.in_strata else "as it is"
+                        drawn = f" draw {draw}" if arm.draws > 1 else ""
+                        yield f"  confirm {arm.name:<18} seed {seed}{drawn} {where}"

@@ -1,0 +1,141 @@
+"""What a person sees while a sweep runs: one live display in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from raydistill.records import Record
+from raydistill.training.trial import TrialSpec
+
+PLAIN_INTERVAL_S = 15.0
+"""Seconds between two plain lines."""
+
+
+class Progress:
+    """Shows phase, arms with done, running and failed, the best so far, and the time left.
+
+    Args:
+        expected: Trials that each arm is expected to have, search and confirm together.
+        metric: Validation metric of which the best is shown.
+        console: Where to; standard output where None.
+    """
+
+    def __init__(self, expected: Mapping[str, int], metric: str, console: Console | None = None) -> None:
+        self.console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self._expected = dict(expected)
+        self._metric = metric
+        self._phase = "start"
+        self._running: Counter[str] = Counter()
+        self._ended: dict[str, Counter[str]] = {arm: Counter() for arm in expected}
+        self._best: dict[str, tuple[float, str]] = {}
+        self._started = time.monotonic()
+        self._kept = 0
+        self._last_line = 0.0
+        self._live: Live | None = None
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, refresh_per_second=2, get_renderable=self._render)
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._live is not None:
+            self._live.__exit__(*exception)
+            self._live = None
+        elif self._total("ended"):
+            self.console.print(self._line())
+
+    def phase(self, text: str) -> None:
+        """Say what happens now."""
+        self._phase = text
+        if self._live is None:
+            self.console.print(f"[{_clock(time.monotonic() - self._started)}] {text}", markup=False)
+
+    def keep(self, records: Sequence[Record]) -> None:
+        """Count the trials of an earlier run."""
+        for record in records:
+            self._count(record)
+        self._kept = self._total("ended")
+        self._started = time.monotonic()
+
+    def started(self, spec: TrialSpec) -> None:
+        """Count a trial that starts."""
+        phase = {"search": "searching", "confirm": "confirming with fresh seeds"}[spec.phase]
+        if phase != self._phase:
+            self.phase(phase)
+        self._running[spec.arm] += 1
+
+    def ended(self, record: Record) -> None:
+        """Count a trial that has ended; a failed one is named at once."""
+        self._running[record.arm] -= 1
+        self._count(record)
+        if record.status == "failed":
+            self.console.print(f"failed: {record.name}: {(record.error or '').splitlines()[0]}", markup=False)
+        now = time.monotonic()
+        if self._live is None and now - self._last_line >= PLAIN_INTERVAL_S:
+            self._last_line = now
+            self.console.print(self._line(), markup=False)
+
+    def _count(self, record: Record) -> None:
+        self._ended.setdefault(record.arm, Counter())[record.status] += 1
+        value = record.validation.get(self._metric)
+        if value is not None and record.status == "success" and value > self._best.get(record.arm, (-1.0, ""))[0]:
+            self._best[record.arm] = (value, record.name)
+
+    def _total(self, what: str) -> int:
+        if what == "running":
+            return sum(self._running.values())
+        return sum(sum(counts.values()) for counts in self._ended.values())
+
+    def _remaining(self) -> str:
+        ended = self._total("ended")
+        fresh = ended - self._kept
+        left = max(0, sum(self._expected.values()) - ended)
+        if fresh < 3:
+            return "time left unknown"
+        return f"about {_clock((time.monotonic() - self._started) / fresh * left)} left"
+
+    def _line(self) -> str:
+        failed = sum(counts["failed"] for counts in self._ended.values())
+        parts = [
+            f"[{_clock(time.monotonic() - self._started)}] {self._phase}:",
+            f"{self._total('ended')}/{sum(self._expected.values())} trials,",
+            f"{self._total('running')} running, {failed} failed,",
+        ]
+        if self._best:
+            arm, (value, _) = max(self._best.items(), key=lambda item: item[1][0])
+            parts.append(f"best validation {self._metric} {value:.4f} ({arm}),")
+        return " ".join([*parts, self._remaining()])
+
+    def _render(self) -> Group:
+        table = Table(box=None, pad_edge=False)
+        for column in ("arm", "done", "running", "stopped early", "failed", f"best validation {self._metric}"):
+            table.add_column(column, justify="left" if column == "arm" else "right")
+        for arm, expected in self._expected.items():
+            counts = self._ended[arm]
+            best = f"{self._best[arm][0]:.4f}" if arm in self._best else ""
+            failed = Text(str(counts["failed"]), style="bold red" if counts["failed"] else "dim")
+            table.add_row(
+                arm,
+                f"{sum(counts.values())}/{expected}",
+                str(max(0, self._running[arm])),
+                str(counts["stopped"]),
+                failed,
+                best,
+            )
+        return Group(Text(self._line(), style="bold"), table)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

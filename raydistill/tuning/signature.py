@@ -1,0 +1,62 @@
+"""What the numbers of a run may be compared with: data, protocol, versions, hardware."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import raydistill
+from raydistill.config import Sweep, sweep_identity
+from raydistill.data.splits import SequenceData
+from raydistill.records import SCHEMA_VERSION
+
+_LIBRARIES = ("torch", "transformers", "datasets", "ray", "optuna", "numpy", "pandas")
+
+
+def signature(sweep: Sweep, data: SequenceData) -> dict[str, Any]:
+    """Return the content of ``signature.json``."""
+    return {
+        "schema": SCHEMA_VERSION,
+        "sweep": sweep.name,
+        "identity": sweep_identity(sweep),
+        "task": sweep.task,
+        "data": {
+            "source": sweep.data.source,
+            "hash": data.hash,
+            "statistics": data.statistics,
+            "provenance": data.provenance,
+        },
+        "protocol": {
+            "split": sweep.data.split,
+            "candidates": "full-catalogue",
+            "seen": "masked",
+            "ties": "against-the-model",
+            "max_length": sweep.data.max_length,
+            "min_interactions": sweep.data.min_interactions,
+        },
+        "teacher": {name: value for name, value in sweep.teacher.model_dump(mode="json").items() if value is not None},
+        "versions": {"raydistill": raydistill.__version__, "python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "git": _git_commit(),
+        "hardware": {"machine": platform.machine(), "system": platform.system(), "cpus": os.cpu_count()},
+    }
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the source tree that runs, with ``+changes`` where it differs; None outside of one."""
+    root = Path(raydistill.__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return f"{commit}+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else commit
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout.strip()

@@ -1,0 +1,191 @@
+"""The trials that a sweep consists of, as specs: one function a kind of trial."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from raydistill.config import Arm, Sweep, quality_metric
+from raydistill.records import Record
+from raydistill.seeding import stream
+from raydistill.selectors import SELECTORS
+from raydistill.training.prepared import PreparedTeacher
+from raydistill.training.trial import FROM_TEACHER, POPULARITY, RANDOM, TEACHER, TrialSpec
+from raydistill.tuning.early_stopping import thresholds
+from raydistill.tuning.suggest import suggest
+
+Stratum = tuple[int, float]
+"""Number of student layers, and the keep-ratio that gives it."""
+
+
+def configuration(sweep: Sweep, searched: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a whole configuration: what is searched, then the fixed values of ``distillation``.
+
+    ``alpha_task`` is 1 - ``alpha_dist`` where it is given nowhere.
+    """
+    fixed = sweep.distillation
+    result = {
+        "temperature": fixed.temperature,
+        "alpha_dist": fixed.alpha_dist,
+        "alpha_task": fixed.alpha_task,
+        "alpha_hidden": fixed.alpha_hidden,
+    } | dict(searched)
+    if result["alpha_task"] is None:
+        result["alpha_task"] = 1.0 - result["alpha_dist"]
+    return result
+
+
+def task_only(sweep: Sweep) -> dict[str, Any]:
+    """Return the configuration of a control without distillation: it has no temperature and no alphas."""
+    return dict.fromkeys(("temperature", "alpha_dist", "alpha_task", "alpha_hidden"))
+
+
+def search_spec(
+    sweep: Sweep, arm: Arm, teacher: PreparedTeacher, stratum: Stratum, number: int, earlier: Sequence[Record]
+) -> TrialSpec:
+    """Return an arm's search trial.
+
+    Args:
+        sweep: The sweep.
+        arm: The arm.
+        teacher: The teacher that is searched under.
+        stratum: Strata take turns by number, so every arm spends as much on each.
+        number: Number of the trial in its arm.
+        earlier: The arm's trials of earlier groups.
+    """
+    metric = quality_metric(sweep)
+    stop_below = {}
+    if sweep.search.early_stopping == "asha":
+        stop_below = thresholds(
+            [record for record in earlier if record.n_student_layers == stratum[0] and record.status != "failed"],
+            metric,
+            grace=sweep.search.grace,
+            reduction=sweep.search.reduction,
+            epochs=sweep.training.epochs,
+        )
+    is_drawn = arm.selector is not None and SELECTORS[arm.selector].stochastic
+    return TrialSpec(
+        phase="search",
+        number=number,
+        seed=sweep.search.seed,
+        configuration=configuration(sweep, suggest(sweep, number, earlier, metric)),
+        stop_below=stop_below,
+        **_student(sweep, arm, teacher, stratum, "search", number if is_drawn else None),
+    )
+
+
+def confirm_specs(
+    sweep: Sweep,
+    arms: Sequence[Arm],
+    strata: Sequence[Stratum],
+    teachers: Sequence[PreparedTeacher],
+    searched: Mapping[str, Sequence[Record]],
+) -> Iterator[TrialSpec]:
+    """Yield every confirm trial: fresh seeds, each arm's best configurations, the controls.
+
+    Seeds are in the outer loop, so that a sweep cut short has whole comparisons of fewer seeds.
+
+    Args:
+        sweep: The sweep.
+        arms: Its arms.
+        strata: Its strata.
+        teachers: Independently trained teachers; each has layer maps from its own evidence.
+        searched: Search records by arm.
+    """
+    metric = quality_metric(sweep)
+    for teacher in teachers:
+        for arm in arms:
+            if arm.name in (TEACHER, POPULARITY) and (arm.name == TEACHER or teacher is teachers[0]):
+                yield TrialSpec(
+                    phase="confirm", arm=arm.name, kind="control", number=0, seed=teacher.seed, start=arm.name,
+                    **_of_teacher(teacher),
+                )  # fmt: skip
+        for seed in confirm_seeds(sweep):
+            for stratum in strata:
+                for arm in arms:
+                    if arm.in_strata:
+                        yield from _confirm_arm(sweep, arm, arms, teacher, stratum, seed, searched, metric)
+
+
+def confirm_seeds(sweep: Sweep) -> range:
+    """Return the seeds of confirm, none of which the search has used."""
+    first = sweep.search.seed + 1
+    return range(first, first + sweep.confirm.seeds)
+
+
+def _confirm_arm(
+    sweep: Sweep,
+    arm: Arm,
+    arms: Sequence[Arm],
+    teacher: PreparedTeacher,
+    stratum: Stratum,
+    seed: int,
+    searched: Mapping[str, Sequence[Record]],
+    metric: str,
+) -> Iterator[TrialSpec]:
+    if arm.has_study:
+        settings = [record.configuration for record in best(searched[arm.name], stratum, metric)]
+        settings = settings[: sweep.confirm.configurations]
+    else:
+        settings = [task_only(sweep)]
+    source = arm
+    if arm.name == "no_kd":
+        # Does distillation matter? Asked of the layers that look best on validation data.
+        source = best_selector(arms, searched, stratum, metric)
+        if source is None:
+            return
+    is_drawn = source.selector is not None and SELECTORS[source.selector].stochastic
+    for rank, setting in enumerate(settings):
+        for draw in range(source.draws if is_drawn and arm is source else 1):
+            student = _student(sweep, source, teacher, stratum, "confirm", draw if is_drawn else None)
+            yield TrialSpec(
+                phase="confirm",
+                number=rank,
+                seed=seed,
+                configuration=setting,
+                **student | {"arm": arm.name, "kind": arm.kind},
+            )
+
+
+def best(records: Sequence[Record], stratum: Stratum, metric: str) -> list[Record]:
+    """Return an arm's successful trials of a stratum, best validation metric first."""
+    trials = [record for record in records if record.status == "success" and record.n_student_layers == stratum[0]]
+    return sorted(trials, key=lambda record: (-record.validation[metric], record.number))
+
+
+def best_selector(
+    arms: Sequence[Arm], searched: Mapping[str, Sequence[Record]], stratum: Stratum, metric: str
+) -> Arm | None:
+    """Return the selector arm with the best validation metric in a stratum, or None where no trial succeeded."""
+    tops = [(arm, best(searched[arm.name], stratum, metric)) for arm in arms if arm.selector is not None]
+    tops = [(arm, trials[0].validation[metric]) for arm, trials in tops if trials]
+    return max(tops, key=lambda top: top[1])[0] if tops else None
+
+
+def _student(
+    sweep: Sweep, arm: Arm, teacher: PreparedTeacher, stratum: Stratum, phase: str, draw: int | None
+) -> dict[str, Any]:
+    """Return the fields of a student: of selected layers for a selector, of random weights for a control."""
+    depth, keep_ratio = stratum
+    fields: dict[str, Any] = {
+        "arm": arm.name,
+        "kind": arm.kind,
+        "start": RANDOM,
+        "n_student_layers": depth,
+        "keep_ratio": keep_ratio,
+        **_of_teacher(teacher),
+    }
+    if arm.selector is None:
+        return fields
+    generator = stream(sweep.search.seed, "layers", phase, draw or 0, depth)
+    return fields | {
+        "start": FROM_TEACHER,
+        "layer_map": teacher.layers(arm, depth, generator),
+        "draw": draw,
+        "evidence": teacher.evidence_id,
+        "evidence_seconds": teacher.evidence_seconds(arm),
+    }
+
+
+def _of_teacher(teacher: PreparedTeacher) -> dict[str, Any]:
+    return {"teacher": teacher.id, "teacher_seed": teacher.seed, "n_teacher_layers": teacher.n_layers}

@@ -1,0 +1,51 @@
+"""One Tune trial: a single process that trains a student, epoch by epoch, in a reused actor."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from raydistill.records import RunDirectory
+from raydistill.training import build
+from raydistill.training.context import RunContext, best_device
+from raydistill.training.resources import Resources
+from raydistill.training.trial import Trial, TrialSpec
+
+_RESOURCES: dict[str, Resources] = {}
+"""Data, teachers and caches of this process, by run directory: attached once, used by all its trials."""
+
+
+def resources_of(run: str, cache: str) -> Resources:
+    """Return this process's resources for a run directory, opened on the first call."""
+    if run not in _RESOURCES:
+        directory = RunDirectory(run)
+        _RESOURCES[run] = Resources(build.load_sweep(directory.sweep_file), directory, Path(cache))
+    return _RESOURCES[run]
+
+
+class DistillTrainable(tune.Trainable):
+    """Runs the trial of ``config["spec"]``; one step is one epoch, the last step writes the record."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+        self._start(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._start(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        row = next(self._rows, None)
+        if row is not None:
+            return {key: value for key, value in row.items() if key != "epoch"}
+        record = self._trial.finish()
+        return {"done": True, "record": record.id, "status": record.status}
+
+    def _start(self, config: dict[str, Any]) -> None:
+        spec = TrialSpec(**config["spec"])
+        self._trial = Trial(spec, resources_of(config["run"], config["cache"]), RunContext(device=best_device()))
+        self._rows = self._trial.epochs()

@@ -1,0 +1,105 @@
+"""Search and confirm under one Tuner: the actors, with data and teachers attached, serve both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import ray
+from ray import tune
+from ray.tune import RunConfig, TuneConfig, Tuner
+from ray.tune.logger import TBXLoggerCallback
+
+from raydistill.config import Sweep
+from raydistill.records import Record, RunDirectory
+from raydistill.training.trial import TrialSpec
+from raydistill.tuning.dealer import Dealer
+from raydistill.tuning.searcher import Bookkeeper, DealerSearcher
+from raydistill.tuning.suggest import Studies
+from raydistill.tuning.trainable import DistillTrainable
+
+MAX_FAILURES = 1
+"""Times that a trial whose process was lost starts again before it counts as failed."""
+
+
+def run_trials(
+    sweep: Sweep,
+    run: RunDirectory,
+    cache: Path,
+    dealer: Dealer,
+    *,
+    on_record: Callable[[Record], None],
+    on_start: Callable[[TrialSpec], None],
+) -> None:
+    """Run every trial that the dealer has left, and return when all have ended.
+
+    Args:
+        sweep: The sweep.
+        run: Its run directory.
+        cache: Folder of prepared data.
+        dealer: Knows what an earlier run has finished.
+        on_record: Called with every new record.
+        on_start: Called with every spec whose trial starts.
+    """
+    studies = Studies(run.studies, sweep, [keep_ratio for _, keep_ratio in dealer.strata])
+    for name, search in dealer.searches.items():
+        studies.start(name, [search.records[number] for number in sorted(search.records)])
+
+    def note(record: Record) -> None:
+        if record.phase == "search":
+            studies.add(record)
+        on_record(record)
+
+    searcher = DealerSearcher(dealer, run, cache)
+    bookkeeper = Bookkeeper(searcher, sweep, run, on_record=note, on_start=on_start)
+    execution = sweep.execution
+    tuner = Tuner(
+        tune.with_resources(DistillTrainable, {"cpu": execution.cpus_per_trial, "gpu": execution.gpus_per_trial}),
+        tune_config=TuneConfig(
+            search_alg=searcher,
+            num_samples=-1,
+            max_concurrent_trials=concurrency(sweep),
+            reuse_actors=True,
+            trial_name_creator=lambda trial: trial.config["name"].replace(" ", "_"),
+            trial_dirname_creator=lambda trial: f"{trial.config['name']}_{trial.trial_id}".replace(" ", "_"),
+        ),
+        run_config=RunConfig(
+            name=time.strftime("%Y%m%d-%H%M%S"),
+            storage_path=str((run.root / "ray" / "tune").resolve()),
+            callbacks=[bookkeeper, *_trackers(execution.trackers, sweep.name)],
+            failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+            # A trial is short: one whose process is lost starts again from its beginning.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+
+
+def concurrency(sweep: Sweep) -> int:
+    """Return how many trials run at once: what the sweep says, else what the cluster's CPUs and GPUs hold."""
+    execution = sweep.execution
+    if execution.concurrency != "auto":
+        return execution.concurrency
+    resources = ray.cluster_resources()
+    limits = [resources.get("CPU", 1) / execution.cpus_per_trial]
+    if execution.gpus_per_trial:
+        limits.append(resources.get("GPU", 0) / execution.gpus_per_trial)
+    return max(1, int(min(limits)))
+
+
+def _trackers(names: Sequence[str], project: str) -> list[tune.Callback]:
+    """Return Ray's own callbacks for the trackers that the sweep names."""
+    callbacks: list[tune.Callback] = []
+    if "tensorboard" in names:
+        callbacks.append(TBXLoggerCallback())
+    if "mlflow" in names:
+        from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+        callbacks.append(MLflowLoggerCallback(experiment_name=project))
+    if "wandb" in names:
+        from ray.air.integrations.wandb import WandbLoggerCallback
+
+        callbacks.append(WandbLoggerCallback(project=project))
+    return callbacks
