@@ -58,6 +58,7 @@ class Params:
         n_users: Number of users.
         n_items: Number of items of the catalogue.
         shortest, longest: The number of items of a user is uniform between the two, both included.
+            Keep them far apart: the places that only the longest histories reach are hardly trained on.
         n_genres: Number of genres, 2 to 12.
         hops: Largest depth of an item; depths are uniform from 1 to it.
         max_stride: Farthest that one hop goes back, in places.
