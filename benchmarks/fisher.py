@@ -98,6 +98,7 @@ def main() -> None:
     one, other = vectorized(model, batch), loop(model, batch)
     batches = [batch_of(64, seed) for seed in range(8)]
     evidence = seconds(lambda: measure_evidence(model, [batches], logits, DEFAULT_KINDS, seed=0), 1)
+    passes = measure_evidence(model, [batches], logits, DEFAULT_KINDS, seed=0).pass_seconds
     training = seconds(lambda: epoch(model, batches), 2)
     print(
         json.dumps(
@@ -109,6 +110,7 @@ def main() -> None:
                 "ratio": round(slow / fast, 2),
                 "largest_relative_difference": float(((one - other) / other).abs().max()),
                 "evidence_seconds_512_examples": round(evidence, 3),
+                "evidence_passes": {name: round(value, 3) for name, value in passes.items()},
                 "training_epoch_seconds_512_examples": round(training, 3),
                 "evidence_in_epochs": round(evidence / training, 2),
             },

@@ -38,6 +38,7 @@ class Call:
     module: nn.Module
     input: Tensor
     output: Tensor
+    gram: Tensor | None = None  # of the input, kept for further backward passes through the same forward
 
 
 @dataclass
@@ -159,9 +160,7 @@ def _add_one_by_one(rest: list[tuple[int, nn.Parameter]], losses: Tensor, square
 def _of_module(module: nn.Module, calls: list[tuple[Call, Tensor]], products: bool) -> tuple[Tensor, Tensor | float]:
     """Return squared norm and inner product of the per-example gradients of one module, over all its calls."""
     if isinstance(module, (nn.Linear, Conv1D)):
-        square = _linear(
-            [call.input for call, _ in calls], [gradient for _, gradient in calls], module.bias is not None
-        )
+        square = _linear(calls, module.bias is not None)
         # For a linear map the inner product of gradient and parameters is that of output and its gradient.
         return square, sum(_dot(call.output, gradient) for call, gradient in calls) if products else 0.0
     by_name: dict[str, Tensor] = {}
@@ -175,18 +174,16 @@ def _of_module(module: nn.Module, calls: list[tuple[Call, Tensor]], products: bo
     return square, sum(_dot(value, parameters[name].expand_as(value)) for name, value in by_name.items())
 
 
-def _linear(
-    inputs: list[Float[Tensor, "n ... in"]], outputs: list[Float[Tensor, "n ... out"]], bias: bool
-) -> Float[Tensor, " n"]:
+def _linear(calls: list[tuple[Call, Tensor]], bias: bool) -> Float[Tensor, " n"]:
     """Return the squared norms of one linear map, whose calls are laid end to end along the sequence."""
-    a, d = _joined(inputs), _joined(outputs)
+    first = calls[0][0]
+    a, d = _joined([call.input for call, _ in calls]), _joined([gradient for _, gradient in calls])
     n_rows, length, n_in = a.shape
     n_out = d.shape[2]
     if length * (n_in + n_out) <= n_in * n_out:
-        gram = a @ a.transpose(1, 2)
-        if bias:
-            gram += 1
-        return _dot(gram, d @ d.transpose(1, 2))
+        if first.gram is None or first.gram.shape[1] != length:
+            first.gram = a @ a.transpose(1, 2) + int(bias)
+        return _dot(first.gram, d @ d.transpose(1, 2))
     step = max(1, SCRATCH // (n_in * n_out))
     pieces = []
     for i in range(0, n_rows, step):
