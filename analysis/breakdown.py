@@ -66,18 +66,16 @@ def roc(run: Run, arms: Iterable[str]) -> pd.DataFrame:
 
 def groupings(run: Run) -> list[Grouping]:
     """Return users grouped by history length, target popularity and, where items have them, target attributes."""
-    confirmed = run.confirmed()
-    confirmed = confirmed[confirmed["ranks_sha256"].notna()]
-    if confirmed.empty:
+    users = run.about_users()
+    if users is None:
         return []
-    ranks = run.ranks(confirmed["id"].iloc[0])
-    groups = [history_groups(ranks["history_length"])]
+    groups = [history_groups(users["history_length"])]
     items = run.items()
     if items is None:
         return groups
-    groups.append(popularity_groups(ranks["target_popularity"], items["popularity"].to_numpy()))
+    groups.append(popularity_groups(users["target_popularity"], items["popularity"].to_numpy()))
     known = items.set_index("item")["attributes"]
-    wanted = known.reindex(ranks["target"])
+    wanted = known.reindex(users["target"])
     attributes = [() if values is None or isinstance(values, float) else tuple(values) for values in wanted]
     found = attribute_groups(attributes, most=6, least_users=10)
     return [*groups, found] if len(found.names) > 1 else groups

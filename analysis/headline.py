@@ -160,9 +160,14 @@ def _state(results: Results) -> str | None:
 
 
 def _named(rows: pd.DataFrame) -> str:
-    """Return arms with their differences: the largest three, then a count."""
+    """Return arms with their differences (intervals too, of one or two): the largest three, then a count."""
     order = rows.reindex(rows["relative"].abs().sort_values(ascending=False).index)
-    texts = [f"{arm_name(r.arm)} ({percent(r.relative, sign=True)})" for r in order.itertuples()]
+    spans = [
+        f"{percent(r.relative_low, sign=True)} to {percent(r.relative_high, sign=True)}" for r in order.itertuples()
+    ]
+    gains = [f"{arm_name(r.arm)} ({percent(r.relative, sign=True)}" for r in order.itertuples()]
+    # Many intervals in one sentence are not read; the table and the figure have them all.
+    texts = [f"{g}, {s})" if len(rows) <= 2 else f"{g})" for g, s in zip(gains, spans, strict=True)]
     if len(texts) > 4:
         texts = [*texts[:3], f"{len(texts) - 3} more"]
     return _joined(texts)

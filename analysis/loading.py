@@ -20,6 +20,7 @@ from raydistill.records import (
     RunDirectory,
     atomic_write,
     content_hash,
+    sha256_file,
 )
 
 NESTED = ("configuration", "validation", "test", "cost")
@@ -102,8 +103,25 @@ def _load_one(root: Path, cache: bool) -> Run:
     signature = _optional(run.signature, "the protocol of the numbers is unknown", notes)
     plan = _optional(run.plan, f"what was planned is unknown; assumed: {DEFAULTS}", notes)
     trials, curves, refused = _frames(run, cache, notes)
+    trials, refused = _whole(run, trials, refused)
     trials["run"], trials["root"] = root.resolve().name, str(root)
     return Run(root, signature, plan, trials, curves, refused, notes=notes)
+
+
+def _whole(run: RunDirectory, trials: pd.DataFrame, refused: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the trials whose ranks file is the one that their record names, and the others added to ``refused``."""
+    rows = []
+    for identity, digest in trials.loc[trials["ranks_sha256"].notna(), ["id", "ranks_sha256"]].itertuples(index=False):
+        path = run.ranks_file(identity)
+        if not path.is_file():
+            rows.append((identity, path, "the ranks file that the record names is missing"))
+        elif sha256_file(path) != digest:
+            rows.append((identity, path, "the ranks file is not the one that its record names"))
+    if not rows:
+        return trials, refused
+    new = pd.DataFrame([{"path": str(path.relative_to(run.root)), "reason": reason} for _, path, reason in rows])
+    whole = trials[~trials["id"].isin([identity for identity, _, _ in rows])].reset_index(drop=True)
+    return whole, pd.concat([refused, new], ignore_index=True)
 
 
 def _optional(reader, consequence: str, notes: list[str]) -> dict[str, Any]:

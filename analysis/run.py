@@ -16,7 +16,8 @@ from raydistill.records import RunDirectory, metric_per_user, protocol_signature
 DEFAULTS = {"metric": "ndcg@10", "reference": "uniform", "margin": 0.02, "level": 0.05}
 """What the analysis assumes, and says that it assumes, where plan.json is missing."""
 
-COLUMNS = ["rank", "candidates", "history_length", "target_popularity", "user", "target"]
+ABOUT = ["user", "target", "history_length", "target_popularity"]
+"""Columns of the ranks that are the same in every trial."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Run:
     refused: pd.DataFrame
     notes: list[str] = field(default_factory=list)
     _ranks: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
+    _users: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
@@ -114,17 +116,28 @@ class Run:
         return frame.sort_values(["teacher_seed", "seed", "draw", "id"])
 
     def ranks(self, identity: str) -> dict[str, np.ndarray]:
-        """Return the columns of ``ranks.parquet`` of a trial, without ``top``.
+        """Return ``rank`` and ``candidates`` of every user in a confirmed trial.
 
         Raises:
-            CorruptArtifactError: The file is missing or is not the one that the record names.
+            CorruptArtifactError: The file is not the one that the record names, or has other users than the rest.
         """
         if identity not in self._ranks:
             path, digest = self._ranks_file(identity)
-            if not path.is_file():
-                raise CorruptArtifactError("the ranks file of a confirmed trial is missing", where=str(path))
-            self._ranks[identity] = read_ranks(path, sha256=digest, columns=COLUMNS)
+            columns = read_ranks(path, sha256=digest, columns=["user", "rank", "candidates"])
+            users = columns.pop("user")
+            if not np.array_equal(self._users.setdefault("user", users), users):
+                raise CorruptArtifactError("the ranks are of other users than those of other trials", where=str(path))
+            self._ranks[identity] = columns
         return self._ranks[identity]
+
+    def about_users(self) -> dict[str, np.ndarray] | None:
+        """Return the columns :data:`ABOUT` of the test users, or None before the first confirmed trial."""
+        trials = self.confirmed()
+        trials = trials[trials["ranks_sha256"].notna()]
+        if trials.empty:
+            return None
+        path, digest = self._ranks_file(trials["id"].iloc[0])
+        return read_ranks(path, sha256=digest, columns=ABOUT)
 
     def top(self, identity: str) -> np.ndarray:
         """Return the ten best items of every user, ``Int32[users, 10]``."""

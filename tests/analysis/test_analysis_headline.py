@@ -46,7 +46,7 @@ def test_a_selector_that_wins_is_named_with_its_gain():
     text = said(
         [arm("fisher", "better", 0.05), arm("tail", "undecided", 0.0)], [arm("fisher", "worse", -0.04), POPULAR]
     )
-    assert text.startswith("With 50 % of the layers kept, Fisher (+5.0 %) is better than uniform")
+    assert text.startswith("With 50 % of the layers kept, Fisher (+5.0 %, +4.0 % to +6.0 %) is better than uniform")
     assert "1 of 2 is not shown to be better or worse" in text
     assert "no student is shown to be within 2 % of the teacher" in text
     assert "all with one teacher" in text
@@ -57,8 +57,8 @@ def test_that_no_selector_wins_is_said_as_plainly():
         [arm("fisher", "undecided", 0.05), arm("tail", "worse", -0.06), arm("taylor", "equivalent", 0.0)],
         [arm("fisher", "worse", -0.04), POPULAR],
     )
-    assert "no selector is shown to be better than uniform; drop the last (-6.0 %) is worse" in text
-    assert "Taylor (+0.0 %) is equivalent to it" in text
+    assert "no selector is shown to be better than uniform; drop the last (-6.0 %, -7.0 % to -5.0 %) is worse" in text
+    assert "Taylor (+0.0 %, -1.0 % to +1.0 %) is equivalent to it" in text
     assert "a difference under 3.0 % would mostly be missed" in text
 
 

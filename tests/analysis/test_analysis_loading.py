@@ -128,14 +128,22 @@ def test_draws_of_one_seed_are_averaged(run_dir):
     np.testing.assert_allclose(by_seed[0], found.values[first].mean(axis=0))
 
 
-def test_ranks_that_are_not_those_of_the_record_are_refused(run_dir, tmp_path):
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_a_trial_whose_ranks_are_not_those_of_its_record_is_refused(run_dir, tmp_path, damage):
     root = copy(run_dir, tmp_path)
-    run = load(root)
-    identity = run.confirmed()["id"].iloc[0]
+    before = load(root)
+    identity = before.confirmed()["id"].iloc[0]
     path = RunDirectory(root).ranks_file(identity)
-    path.write_bytes(path.read_bytes() + b"x")
-    with pytest.raises(CorruptArtifactError, match="not the one"):
-        run.ranks(identity)
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes() + b"x")
+    run = load(root)
+    assert identity not in set(run.trials["id"])
+    assert len(run.trials) == len(before.trials) - 1
+    assert run.refused["path"].tolist() == [f"trials/{identity}/ranks.parquet"]
+    with pytest.raises((CorruptArtifactError, FileNotFoundError)):
+        before.ranks(identity)
 
 
 def test_the_configuration_that_stands_for_an_arm_is_chosen_on_validation_data(run_dir):
