@@ -49,7 +49,8 @@ def rank_scores(
     ] = -torch.inf
     scores[rows, target_column] = target_score.squeeze(1)
     result = {
-        "rank": (scores >= target_score).sum(dim=1).cpu().numpy().astype(np.int32),
+        # Counted from below, so that a score that is not a number counts against the model too.
+        "rank": (n_items - (scores < target_score).sum(dim=1)).cpu().numpy().astype(np.int32),
         "candidates": _candidates(n_users, n_items, targets, seen_rows, seen_items),
     }
     if top:

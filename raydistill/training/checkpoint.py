@@ -18,9 +18,18 @@ TENSORS, STATE = "state.safetensors", "state.json"
 
 
 def save_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Write tensors and numbers to ``folder``; the JSON, with the tensors' hash, last."""
+    """Write tensors and numbers to ``folder``; the JSON, with the tensors' hash, last.
+
+    Raises:
+        RunDirectoryError: The folder cannot be written, or the disk is full.
+    """
+    # Copies, since tensors that share memory are refused.
+    own = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
     with atomic_write(folder / TENSORS) as temporary:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
+        try:
+            save_file(own, temporary)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
     write_json(folder / STATE, {"sha256": sha256_file(folder / TENSORS), "state": state})
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from raydistill.data.batches import evaluation_batches, evaluation_users, seen_items
 from raydistill.data.splits import SequenceData
+from raydistill.errors import TrialDivergedError
 from raydistill.metrics.ranking import rank_scores
 from raydistill.models.recommender import Recommender
 from raydistill.training.context import RunContext
@@ -36,12 +37,14 @@ def rank_users(
         top: Whether to find the ten best items of each user.
 
     Raises:
-        TrialDivergedError: The model gives scores that are not finite.
+        TrialDivergedError: The model's item table, or a target's score, is not finite.
     """
     context = context or RunContext()
     model.eval()
     users = evaluation_users(data, part)[context.rank :: context.world_size]
     parts = []
+    if not torch.isfinite(model.output_weight).all():
+        raise TrialDivergedError("the model's item table is not finite")
     with torch.inference_mode():
         for batch in evaluation_batches(data, part, users, max_length=model.max_length, causal=model.causal):
             mask = None if batch.attention_mask is None else batch.attention_mask.to(context.device)

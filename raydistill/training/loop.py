@@ -95,7 +95,9 @@ class Objective(nn.Module):
         The groups go through the model one by one, since each has its own length, and through the output layer
         together: its cost is in the catalogue, and the table's gradient is then made once.
         """
-        hidden = [self.model(g.batch.input_ids, g.batch.attention_mask).flatten(0, 1)[g.batch.positions] for g in groups]
+        hidden = [
+            self.model(g.batch.input_ids, g.batch.attention_mask).flatten(0, 1)[g.batch.positions] for g in groups
+        ]
         hidden = torch.cat(hidden)
         if torch.is_autocast_enabled(hidden.device.type):
             # Final norms give float32; the products with the whole catalogue are what lower precision is for.
@@ -155,7 +157,7 @@ class DistillationTrainer:
         self.dataset = dataset
         self.evaluate = evaluate
         if settings.gradient_checkpointing:
-            model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+            _checkpoint_activations(model.backbone)
         self.objective: nn.Module = Objective(model, weights)
         self.wrapped = self._wrap(self.objective)
         self.optimizer = torch.optim.AdamW(
@@ -311,6 +313,12 @@ class DistillationTrainer:
         prefix = "best."
         self._best = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
         self.result = TrainingResult(**state)
+
+
+def _checkpoint_activations(backbone: nn.Module) -> None:
+    """Recompute activations in the backward pass; transformers renamed the switch in a minor release."""
+    enable = getattr(backbone, "activation_checkpointing_enable", None) or backbone.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import raydistill
+from raydistill import __version__
 from raydistill.config import Sweep, sweep_identity
 from raydistill.data.splits import SequenceData
 from raydistill.records import SCHEMA_VERSION
@@ -39,7 +39,7 @@ def signature(sweep: Sweep, data: SequenceData) -> dict[str, Any]:
             "min_interactions": sweep.data.min_interactions,
         },
         "teacher": {name: value for name, value in sweep.teacher.model_dump(mode="json").items() if value is not None},
-        "versions": {"raydistill": raydistill.__version__, "python": platform.python_version()}
+        "versions": {"raydistill": __version__, "python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in _LIBRARIES},
         "git": _git_commit(),
         "hardware": {"machine": platform.machine(), "system": platform.system(), "cpus": os.cpu_count()},
@@ -48,7 +48,7 @@ def signature(sweep: Sweep, data: SequenceData) -> dict[str, Any]:
 
 def _git_commit() -> str | None:
     """Return the commit of the source tree that runs, with ``+changes`` where it differs; None outside of one."""
-    root = Path(raydistill.__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parent.parent.parent
     if not (root / ".git").exists():
         return None
     try:
