@@ -67,23 +67,22 @@ def _selectors(results: Results, ratio: float) -> str | None:
         return f"{where} there is no selector to compare with {reference} yet."
     if (rows["unit"] == "users").all():
         return None
+    same = (rows[["difference", "low", "high"]] == 0).all(axis=1)
     better = rows[rows["word"] == "better"]
     worse = rows[rows["word"].isin(["worse", "inferior"])]
-    equal = rows[rows["word"] == "equivalent"]
-    parts = []
-    if len(better):
-        parts.append(f"{_named(better)} {_be(better)} better than {reference}")
-    else:
-        parts.append(f"no selector is shown to be better than {reference}")
-    if len(worse):
-        parts.append(f"{_named(worse)} {_be(worse)} worse")
-    if len(equal):
-        parts.append(f"{_named(equal)} {_be(equal)} equivalent to it")
-    open_ = len(rows) - len(better) - len(worse) - len(equal)
-    if open_:
-        smallest = rows["detectable"].replace(np.inf, np.nan).median()
+    equal = rows[(rows["word"] == "equivalent") & ~same]
+    parts = [f"{_named(better)} {_be(better)} better than {reference}"] if len(better) else []
+    parts = parts or [f"no selector is shown to be better than {reference}"]
+    parts += [f"{_named(worse)} {_be(worse)} worse"] if len(worse) else []
+    parts += [f"{_named(equal)} {_be(equal)} equivalent to it"] if len(equal) else []
+    if same.any():
+        parts.append(f"{_names(rows.loc[same, 'arm'])} gave exactly the students of {reference} (the same layers)")
+    rest = rows[~rows["word"].isin(["better", "worse", "inferior", "equivalent"]) & ~same]
+    if len(rest):
+        smallest = rest["detectable"].replace(np.inf, np.nan).median()
         limit = f" (a difference under {percent(smallest)} would mostly be missed)" if np.isfinite(smallest) else ""
-        parts.append(f"{open_} of {len(rows)} {'is' if open_ == 1 else 'are'} not shown to be better or worse{limit}")
+        be = "is" if len(rest) == 1 else "are"
+        parts.append(f"{len(rest)} of {len(rows)} {be} not shown to be better or worse{limit}")
     return f"{where}, {'; '.join(parts)}."
 
 
@@ -103,11 +102,12 @@ def _kept(results: Results, ratio: float) -> str | None:
         return f"At {100 * ratio:g} %, of the models that were trained, {kept}."
     held = rows[rows["non_inferior"].astype(bool)]
     if len(held) == len(rows) and len(held) > 1:
-        return f"At {100 * ratio:g} %, every student is within {margin} of the teacher or better; {kept}."
+        return f"At {100 * ratio:g} %, every student loses less than {margin} to the teacher, if anything; {kept}."
     if len(held):
+        verb = "loses" if len(held) == 1 else "lose"
         names = _names(held["arm"])
-        return f"At {100 * ratio:g} %, {names} {_be(held)} not worse than the teacher by more than {margin}; {kept}."
-    return f"At {100 * ratio:g} %, no student is shown to be within {margin} of the teacher; {kept}."
+        return f"At {100 * ratio:g} %, {names} {verb} less than {margin} to the teacher, if anything; {kept}."
+    return f"At {100 * ratio:g} %, no student is shown to lose less than {margin} to the teacher; {kept}."
 
 
 def _free(results: Results) -> str | None:

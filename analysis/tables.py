@@ -21,10 +21,15 @@ LATEX = {
 WIDTH = 110
 
 
+def digits(value: float | None) -> str:
+    """Return a number with three digits that count, its last zeros too: ``1.50``."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:#.3g}".rstrip(".")
+
+
 def count_text(value: float | None) -> str:
     """Return a count in at most six characters: ``1.25M``."""
     if value is None or not math.isfinite(value):
-        return "-"
+        return "–"
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{unit}"
@@ -34,9 +39,9 @@ def count_text(value: float | None) -> str:
 def seconds_text(value: float | None) -> str:
     """Return a duration for people: ``12 s``, ``3.4 min``, ``1.2 h``."""
     if value is None or not math.isfinite(value):
-        return "-"
+        return "–"
     if value < 120:
-        return f"{value:.3g} s"
+        return f"{digits(value)} s"
     return f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.1f} h"
 
 
@@ -58,13 +63,14 @@ def terminal_table(summary: dict[str, Any]) -> str:
                 f"{_number(arm['low'], '{:.4f}')} to {_number(arm['high'], '{:.4f}')}",
                 _number(arm["share_of_teacher"], "{:.1%}"),
                 count_text(arm["backbone_parameters"]),
-                "-" if arm["latency_ms"] is None else f"{arm['latency_ms']:.3g} ms",
+                "–" if arm["latency_ms"] is None else f"{digits(arm['latency_ms'])} ms",
                 seconds_text(arm["search_seconds"]),
                 arm["verdict"]["word"] if arm.get("verdict") else "",
             )
             for arm in stratum["arms"]
         ]
-        depth = f", {stratum['n_student_layers']} layers" if stratum.get("n_student_layers") else ""
+        layers = stratum["n_student_layers"]
+        depth = f", {layers} layer{'' if layers == 1 else 's'}" if layers else ""
         title = f"{100 * stratum['keep_ratio']:g} % of layers kept{depth}"
         blocks.append(f"{title}\n{_aligned(head, rows)}" if rows else f"{title}\n  no confirmed trial yet")
     lines = [_wrapped(text) for text in summary["headline"]]
@@ -79,7 +85,7 @@ def terminal_table(summary: dict[str, Any]) -> str:
 
 
 def _number(value: float | None, pattern: str) -> str:
-    return "-" if value is None or not math.isfinite(value) else pattern.format(value)
+    return "–" if value is None or not math.isfinite(value) else pattern.format(value)
 
 
 def _aligned(head: Sequence[str], rows: list[tuple[str, ...]]) -> str:
@@ -144,7 +150,7 @@ def latex_table(stratum: dict[str, Any], summary: dict[str, Any]) -> str:
             f"[{arm['low']:.4f}, {arm['high']:.4f}]",
             _number(arm["share_of_teacher"], "{:.1%}").replace("%", r"\%"),
             count_text(arm["backbone_parameters"]),
-            _number(arm["latency_ms"], "{:.3g}"),
+            digits(arm["latency_ms"]),
         ]
         lines.append(" & ".join(cells) + r" \\")
     level = f"{100 * (1 - summary['level']):g}"

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from analysis.figures.names import arm_name, keep_name, metric_name
 from analysis.results import Results
-from analysis.tables import count_text, seconds_text
+from analysis.tables import count_text, digits, seconds_text
 
 HERE = Path(__file__).parent
 MOST_RECORDS = 3000
@@ -124,7 +124,7 @@ def _arm(arm: dict[str, Any], summary: dict[str, Any], best: float | None, ancho
         "against": "" if arm["arm"] == summary["reference"] else _text(arm["against_reference"], "+.1%"),
         "backbone": count_text(arm["backbone_parameters"]),
         "parameters": count_text(arm["parameters"]),
-        "latency": _text(arm["latency_ms"], ".3g"),
+        "latency": digits(arm["latency_ms"]),
         "training": seconds_text(arm["training_seconds"]),
         "search": seconds_text(arm["search_seconds"]),
     }
@@ -190,20 +190,24 @@ def _integer(value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _facts(results: Results, summary: dict[str, Any]) -> list[tuple[str, str]]:
     signature = results.run.signature
     data = signature.get("data", {})
     facts = [("sweep", summary["sweep"]), ("task", str(summary["task"] or "unknown"))]
-    statistics = data.get("statistics") or {}
-    facts.append(("data", ", ".join([summary["data"], *(f"{k} {_short(v)}" for k, v in statistics.items())])))
+    known = {k: v for k, v in (data.get("statistics") or {}).items() if v is not None and k not in ("source", "split")}
+    facts.append(
+        ("data", ", ".join([summary["data"], *(f"{k.replace('_', ' ')} {_short(v)}" for k, v in known.items())]))
+    )
     facts.append(("data hash", str(data.get("hash", "unknown"))))
     for name in ("protocol", "teacher", "versions", "hardware", "git"):
-        known = signature.get(name)
-        if isinstance(known, dict) and known:
-            facts.append((name, ", ".join(f"{k}: {_fact(v)}" for k, v in known.items())))
+        content = signature.get(name)
+        if isinstance(content, dict) and content:
+            facts.append((name, ", ".join(f"{k.replace('_', ' ')}: {_fact(v)}" for k, v in content.items())))
+        elif content:
+            facts.append((name, str(content)))
     return facts
 
 

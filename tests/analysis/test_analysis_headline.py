@@ -26,7 +26,7 @@ def arm(name: str, word: str, relative: float, *, kind: str = "selector", non_in
     return {
         "arm": name, "kind": kind, "keep_ratio": 0.5, "word": word, "relative": relative, "mean": 0.1 * (1 + relative),
         "relative_low": relative - 0.01, "relative_high": relative + 0.01,
-        "low": relative - 0.01, "high": relative + 0.01,
+        "difference": 0.1 * relative, "low": relative - 0.01, "high": relative + 0.01,
         "non_inferior": non_inferior, "detectable": 0.03, "unit": "seeds", "reference_mean": 0.1, **more,
     }  # fmt: skip
 
@@ -48,7 +48,7 @@ def test_a_selector_that_wins_is_named_with_its_gain():
     )
     assert text.startswith("With 50 % of the layers kept, Fisher (+5.0 %, +4.0 % to +6.0 %) is better than uniform")
     assert "1 of 2 is not shown to be better or worse" in text
-    assert "no student is shown to be within 2 % of the teacher" in text
+    assert "no student is shown to lose less than 2 % to the teacher" in text
     assert "all with one teacher" in text
 
 
@@ -60,6 +60,14 @@ def test_that_no_selector_wins_is_said_as_plainly():
     assert "no selector is shown to be better than uniform; drop the last (-6.0 %, -7.0 % to -5.0 %) is worse" in text
     assert "Taylor (+0.0 %, -1.0 % to +1.0 %) is equivalent to it" in text
     assert "a difference under 3.0 % would mostly be missed" in text
+
+
+def test_selectors_that_chose_the_same_layers_are_not_called_equivalent():
+    twin = arm("fisher", "equivalent", 0.0) | {"low": 0.0, "high": 0.0, "difference": 0.0}
+    text = said([twin, arm("tail", "undecided", 0.01)], [arm("fisher", "worse", -0.04), POPULAR])
+    assert "Fisher gave exactly the students of uniform (the same layers)" in text
+    assert "equivalent" not in text
+    assert "1 of 2 is not shown" in text
 
 
 def test_a_small_student_that_is_free_makes_selectors_pointless_and_is_said():
