@@ -153,7 +153,7 @@ def _prefix(model: Recommender) -> str:
     return next(name for name, module in model.named_modules() if module is blocks(model)) + "."
 
 
-def picks(model: Recommender, n_student: int, n_permutations: int, seed: int) -> dict[str, tuple[int, ...]]:
+def picks(model: Recommender, n_student: int, n_permutations: int, seed: int, plant: str) -> dict[str, tuple[int, ...]]:
     """Return each arm's layer map, from two calibration samples of 128 examples."""
     generator = torch.Generator().manual_seed(stream_seed(seed, "calibration"))
     samples = [[examples(128, generator, n_permutations)] for _ in range(2)]
@@ -163,7 +163,7 @@ def picks(model: Recommender, n_student: int, n_permutations: int, seed: int) ->
     n_teacher = len(blocks(model))
     return {
         arm: selector.select(
-            evidence.values, n_student, n_teacher=n_teacher, params=params, generator=stream(seed, "selector")
+            evidence.values, n_student, n_teacher=n_teacher, params=params, generator=stream(seed, "selector", plant)
         )
         for arm, (selector, params) in arms.items()
     }
@@ -182,10 +182,10 @@ def trials(family: str, n_teachers: int, n_layouts: int, steps: int) -> Iterator
             probe = examples(64, torch.Generator().manual_seed(0), 3)
             with torch.no_grad():
                 torch.testing.assert_close(logits(planted, probe), logits(base, probe), atol=1e-3, rtol=1e-3)
-            for arm, chosen in picks(planted, 3, 3, seed + 1000 * number).items():
+            for arm, chosen in picks(planted, 3, 3, seed + 1000 * number, f"no_op/{family}").items():
                 yield "no_op", arm, chosen == tuple(places)
         doubled = rebuilt(family, base, [0, 0, 1, 1, 2, 2], 0.5, seed)
-        for arm, chosen in picks(doubled, 3, 3, seed).items():
+        for arm, chosen in picks(doubled, 3, 3, seed, f"duplicate/{family}").items():
             yield "duplicate", arm, [layer // 2 for layer in chosen] == [0, 1, 2]
         carrier = int(stream(seed, "carrier", family).integers(6))
         model = make(family, 6, seed)
@@ -199,7 +199,7 @@ def trials(family: str, n_teachers: int, n_layouts: int, steps: int) -> Iterator
             for parameter in held:
                 parameter.zero_()
         yield "accuracy", "hop", train(model, seed, 1, held, steps)
-        for arm, chosen in picks(model, 2, 1, seed).items():
+        for arm, chosen in picks(model, 2, 1, seed, f"hop/{family}").items():
             yield "hop", arm, carrier in chosen
 
 
