@@ -46,9 +46,13 @@ def roc(run: Run, arms: Iterable[str]) -> pd.DataFrame:
             if trials.empty:
                 continue
             ranks = [run.ranks(identity) for identity in trials["id"]]
+            rank, candidates = (np.stack([r[name] for r in ranks]) for name in ("rank", "candidates"))
+            ranked = (candidates > 1).all(axis=0)  # a user who has seen all other items has no negative
+            if not ranked.any():
+                continue
             curve = roc_from_ranks(
-                np.stack([r["rank"] for r in ranks]),
-                np.stack([r["candidates"] for r in ranks]),
+                rank[:, ranked],
+                candidates[:, ranked],
                 points=101,
                 level=run.settings["level"],
                 n_resamples=300,
@@ -78,7 +82,9 @@ def groupings(run: Run) -> list[Grouping]:
     wanted = known.reindex(users["target"])
     attributes = [() if values is None or isinstance(values, float) else tuple(values) for values in wanted]
     found = attribute_groups(attributes, most=6, least_users=10)
-    return [*groups, found] if len(found.names) > 1 else groups
+    some = ~found.members.all(axis=1)  # what every target has groups nobody
+    names = tuple(name for name, kept in zip(found.names, some, strict=True) if kept)
+    return [*groups, Grouping(found.by, names, found.members[some])] if len(names) > 1 else groups
 
 
 def errors(run: Run, arms: Iterable[str], *, against: str, ledger: Ledger) -> pd.DataFrame:
@@ -161,9 +167,15 @@ def scaling(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
         fit = fit_linear(known["depth"], known["value"], level=run.settings["level"])
         points.append(known)
         line = np.array([0.0, known["depth"].max()])
-        share = fit.constant / fit.predict(line)[1]
-        text = f"{100 * share:.0f} % of the deepest model's cost\ndoes not depend on depth" if share > 0.005 else ""
-        text += f"{chr(10) if text else ''}R² = {fit.r_squared:.2f}"
+        text = _fit_text(fit.constant / fit.predict(line)[1], fit.r_squared)
         fits.append(pd.DataFrame({"cost": label, "label": text, "depth": line, "value": fit.predict(line)}))
     empty = pd.DataFrame(columns=["cost", "depth", "value"])
     return (pd.concat(points), pd.concat(fits)) if points else (empty, empty.assign(label=""))
+
+
+def _fit_text(fixed: float, r_squared: float) -> str:
+    """Return what a line of cost against depth says: how much of the cost is not that of layers."""
+    if not r_squared >= 0.5 or fixed > 1:
+        return "no clear dependence on depth" + (f"\nR² = {r_squared:.2f}" if np.isfinite(r_squared) else "")
+    words = f"{100 * fixed:.0f} % of the deepest model's cost\ndoes not depend on depth\n" if fixed > 0.005 else ""
+    return f"{words}R² = {r_squared:.2f}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 BETTER, CLOSE, LAYERS = "Is any selector better?", "How close to the teacher?", "Which layers?"
-SEARCH, COST, USERS = "Temperature, alpha and keep-ratio", "What it cost", "Where the numbers come from"
+SEARCH, COST, USERS = "Search and training", "What it cost", "Where the numbers come from"
 ACROSS = "Over several data sets"
 
 CAPTIONS: dict[str, tuple[str, str, str]] = {

@@ -65,15 +65,11 @@ def frames(results: Results) -> dict[str, pd.DataFrame]:
         "variance_search": response.search_variance(run),
         "variance_test": breakdown.variance(run),
         "roc": breakdown.roc(run, results.shown()),
-        "groups_of_users": breakdown.errors(run, _students(results), against="teacher", ledger=results.ledger),
+        "groups_of_users": results.groups,
         "overlap_with_teacher": describe.top_overlap(run, [a for a in run.arms() if a != "teacher"]),
     }
     found["tests"] = pd.DataFrame(results.ledger.rows())
     return {name: frame for name, frame in found.items() if len(frame)}
-
-
-def _students(results: Results) -> tuple[str, ...]:
-    return tuple(arm for arm in results.shown() if arm not in ("teacher", "popularity"))
 
 
 def pictures(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[Picture]:

@@ -106,6 +106,7 @@ def sensitivity(run: Run, arm: str | None = None, *, per_arm: bool = True) -> Se
         part = trials[trials["arm"] == name]
         if len(part) >= FEWEST:
             rows += _importances(name, part, names, log, forests=1)
+    rows = rows if len(names) > 1 else []  # shares of a single parameter say nothing
     if {"temperature", "alpha_dist"} <= set(names):
         found = interaction(parameters, trials["value"], "temperature", "alpha_dist", log=log)
         x, y = np.meshgrid(found.x, found.y)

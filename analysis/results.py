@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from analysis import describe
+from analysis.breakdown import errors
 from analysis.comparison import SEEDLESS, best_simple, compare, own_values
 from analysis.run import Run
 from analysis.stats import Ledger, crossed_mean, place_in_draws
@@ -24,6 +25,7 @@ class Results:
         teacher: Every arm against the teacher; empty without one.
         simple: Every arm against the best selector that looks at no evidence.
         random: Where each selector stands among random draws.
+        groups: The shown students against the teacher by group of users, exploratory.
         ledger: Every test that was run.
     """
 
@@ -33,6 +35,7 @@ class Results:
     teacher: pd.DataFrame
     simple: pd.DataFrame
     random: pd.DataFrame
+    groups: pd.DataFrame
     ledger: Ledger
 
     @property
@@ -54,7 +57,9 @@ def conclude(run: Run) -> Results:
     teacher = compare(run, "teacher", ledger=ledger)
     simple = compare(run, "best simple", ledger=ledger, planned=False)
     random = random_places(run, ledger)
-    return Results(run, _main(run, reference, teacher), reference, teacher, simple, random, ledger)
+    results = Results(run, _main(run, reference, teacher), reference, teacher, simple, random, pd.DataFrame(), ledger)
+    students = [arm for arm in results.shown() if arm not in SEEDLESS]
+    return replace(results, groups=errors(run, students, against="teacher", ledger=ledger))
 
 
 def random_places(run: Run, ledger: Ledger) -> pd.DataFrame:

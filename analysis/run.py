@@ -151,8 +151,8 @@ class Run:
     def per_user(self, arm: str, keep_ratio: float | None, metric: str | None = None) -> PerUser | None:
         """Return the metric of every user in every confirm run of an arm, or None where it has no run.
 
-        A metric that does not follow from ranks (accuracy, for one) has one column, the mean of the trial:
-        then intervals resample seeds alone.
+        A metric that does not follow from ranks (accuracy, for one) is known only as the mean of a trial: it is given
+        as two equal users, so that nothing varies over users and every interval comes from the seeds alone.
         """
         metric = metric or self.settings["metric"]
         trials = self.chosen(arm, keep_ratio)
@@ -166,7 +166,7 @@ class Run:
             column = f"test.{metric}"
             if column not in trials:
                 raise RunDirectoryError(f"no trial has the metric {metric!r}", where=str(self.root)) from None
-            rows = [np.array([value]) for value in trials[column]]
+            rows = [np.array([value, value]) for value in trials[column]]
         return PerUser(np.stack(rows), trials.reset_index(drop=True))
 
     def users(self) -> int:

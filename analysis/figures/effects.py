@@ -110,7 +110,7 @@ def variance_split(parts: pd.DataFrame, *, note: str) -> Figure:
         panel.errorbar(100 * parts["share"], range(len(parts)), xerr=np.nan_to_num(error), fmt="none", ecolor="#222222",
                        elinewidth=1, capsize=2)  # fmt: skip
     for index, share in enumerate(parts["share"]):
-        panel.text(100.0, index, f"{100 * share:.1f} %", va="center", ha="right", fontsize=8)
+        panel.text(102, index, f"{100 * share:.1f} %", va="center", fontsize=8)
     panel.set_xlim(0, 100)
     panel.set_xlabel("share of the variance of the metric (%)")
     panel.grid(axis="y", visible=False)

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_run import Simulation, build
+from scipy import stats
 
-from analysis import load, load_each
+from analysis import compare, load, load_each
 from raydistill.errors import CorruptArtifactError, RunDirectoryError
 from raydistill.records import RunDirectory, metric_per_user, read_ranks, read_record, write_json
 
@@ -207,3 +208,17 @@ def test_metrics_of_the_record_follow_from_its_ranks(run_dir):
     ranks = run.ranks(row["id"])
     for name in ("ndcg@10", "hr@10", "mrr", "auc"):
         assert row[f"test.{name}"] == pytest.approx(metric_per_user(name, ranks["rank"], ranks["candidates"]).mean())
+
+
+def test_a_metric_known_only_as_a_mean_has_the_interval_of_a_t_test_over_seeds(run_dir, tmp_path):
+    root = copy(run_dir, tmp_path)
+    plan = json.loads((root / "plan.json").read_text())
+    plan["analysis"]["metric"] = "accuracy"
+    write_json(root / "plan.json", plan)
+    run = load(root)
+    run.trials["test.accuracy"] = run.trials["test.ndcg@10"]
+    row = compare(run).query("arm == 'fisher' and keep_ratio == 0.5").iloc[0]
+    values = [run.chosen(arm, 0.5).set_index("seed")["test.ndcg@10"] for arm in ("fisher", "uniform")]
+    expected = stats.ttest_rel(*values)
+    assert row["p_value"] == pytest.approx(expected.pvalue, rel=1e-6)
+    assert row["difference"] == pytest.approx((values[0] - values[1]).mean())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_run import Simulation, build
+from fake_run import CONTROLS, SELECTORS, Simulation, build
 
 from analysis import conclude, load
 from analysis.__main__ import main
@@ -27,6 +27,9 @@ TINY = {"trials": 2, "seeds": 2, "users": 40, "items": 60, "draws": 2, "epochs":
 
 def table(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text().splitlines()))
+
+
+ARMS = (*SELECTORS, *CONTROLS)
 
 
 class Page(HTMLParser):
@@ -212,3 +215,38 @@ def test_several_data_sets_are_ranked_and_never_share_a_table(tmp_path, capsys, 
         assert link[1:] in page.ids if link.startswith("#") else (out / link).is_file(), link
     assert "2 data sets are few" in (out / "index.html").read_text()
     assert "simulated-0" in capsys.readouterr().out
+
+
+def test_tables_can_be_asked_for_again_without_counting_tests_twice(report):
+    results = conclude(load(report))
+    first = frames(results)["tests"]
+    assert frames(results)["tests"].equals(first)
+    assert not first.duplicated(["family", "test"]).any()
+
+
+def test_a_constant_metric_gives_a_report_and_no_verdict_of_difference(tmp_path, monkeypatch):
+    monkeypatch.setattr(write, "pictures", lambda results, tables: iter(()))
+    root = build(tmp_path / "run", Simulation(**{**TINY, "users": 20, "quality": dict.fromkeys(ARMS, 30.0)}))
+    assert main([str(root)]) == 0
+    summary = json.loads((root / "report" / "summary.json").read_text())
+    for arm in summary["strata"][0]["arms"]:
+        assert arm["mean"] == arm["low"] == arm["high"] == 1.0
+        assert arm["verdict"] is None or arm["verdict"]["word"] == "equivalent"
+
+
+def test_one_seed_makes_no_verdict_about_a_method(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(write, "pictures", lambda results, tables: iter(()))
+    root = build(tmp_path / "run", Simulation(**{**TINY, "seeds": 1, "selectors": ("uniform", "fisher")}))
+    assert main([str(root)]) == 0
+    assert "One seed only" in capsys.readouterr().out
+    summary = json.loads((root / "report" / "summary.json").read_text())
+    assert {a["verdict"]["word"] for a in summary["strata"][0]["arms"] if a["verdict"]} == {"undecided"}
+
+
+def test_one_arm_is_shown_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(write, "pictures", lambda results, tables: iter(()))
+    root = build(tmp_path / "run", Simulation(**{**TINY, "selectors": ("fisher",), "controls": ()}))
+    assert main([str(root)]) == 0
+    summary = json.loads((root / "report" / "summary.json").read_text())
+    assert [a["arm"] for a in summary["strata"][0]["arms"]] == ["fisher"]
+    assert "no selector to compare with uniform" in " ".join(summary["headline"])
