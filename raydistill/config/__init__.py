@@ -12,11 +12,12 @@ from raydistill.config.identity import (
     trial_identity,
 )
 from raydistill.config.load import dump_sweep, load_sweep, plain_sweep
-from raydistill.config.schema import Sweep
+from raydistill.config.schema import COSTS, Sweep
 from raydistill.config.tables import Tables
 
 __all__ = [
     "ARTIFACT_VERSION",
+    "COSTS",
     "Arm",
     "Sweep",
     "Tables",

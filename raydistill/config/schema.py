@@ -272,17 +272,23 @@ Gpus = Annotated[NonNegative, AfterValidator(_gpu_share)]
 
 
 class Execution(Section):
-    """Where and how it runs: nothing here can change a result, so it is part of no identity."""
+    """Where and how it runs: nothing here can change a result, so it is part of no identity.
+
+    Attributes:
+        keep_models: Whether confirm keeps every student's weights beside its record, for ``export``.
+    """
 
     address: Annotated[str, AfterValidator(_address)] = "auto"
     workers: Count = 1
     gpus_per_worker: Gpus = 0.0
     gpus_per_trial: Gpus = 0.0
     cpus_per_trial: Positive = 1.0
+    strategy: Literal["ddp", "fsdp"] = "ddp"
     concurrency: Annotated[Any, BeforeValidator(_auto_or_count)] = "auto"
     storage: str = "runs"
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
     dashboard: bool = True
+    keep_models: bool = False
 
 
 class RootKeys(Section):

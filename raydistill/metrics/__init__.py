@@ -1,6 +1,6 @@
 """What is measured of a model: its rankings, and what it costs."""
 
 from raydistill.metrics.cost import PeakMemory, count_parameters, forward_flops, latency_ms
-from raydistill.metrics.ranking import mean_metrics, rank_scores
+from raydistill.metrics.ranking import REPORTED, mean_metrics, rank_scores
 
-__all__ = ["PeakMemory", "count_parameters", "forward_flops", "latency_ms", "mean_metrics", "rank_scores"]
+__all__ = ["REPORTED", "PeakMemory", "count_parameters", "forward_flops", "latency_ms", "mean_metrics", "rank_scores"]

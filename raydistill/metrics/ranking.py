@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -69,6 +71,8 @@ def _candidates(
     return (n_items - np.bincount(pairs // (n_items + 1), minlength=n_users)).astype(np.int32)
 
 
-def mean_metrics(rank: np.ndarray, names: tuple[str, ...] = REPORTED) -> dict[str, float]:
-    """Return the mean over users of each named metric."""
-    return {name: float(metric_per_user(name, rank).mean()) for name in names}
+def mean_metrics(
+    rank: np.ndarray, names: Sequence[str] = REPORTED, candidates: np.ndarray | None = None
+) -> dict[str, float]:
+    """Return the mean over users of each named metric; ``auc`` needs the numbers of candidates."""
+    return {name: float(metric_per_user(name, rank, candidates).mean()) for name in names}

@@ -3,10 +3,13 @@
 from raydistill.records.files import atomic_write, content_hash, sha256_file, write_json
 from raydistill.records.ranks import RANK_COLUMNS, metric_per_user, read_ranks, write_ranks
 from raydistill.records.record import SCHEMA_VERSION, Record, read_record, write_record
-from raydistill.records.run import RunDirectory, protocol_signature
+from raydistill.records.run import MODEL, RANKS, RECORD, RunDirectory, protocol_signature
 
 __all__ = [
+    "MODEL",
+    "RANKS",
     "RANK_COLUMNS",
+    "RECORD",
     "SCHEMA_VERSION",
     "Record",
     "RunDirectory",

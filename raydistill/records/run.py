@@ -10,6 +10,9 @@ from typing import Any
 from raydistill.errors import CorruptArtifactError
 from raydistill.records.record import Record, read_record
 
+RECORD, RANKS, MODEL = "record.json", "ranks.parquet", "model"
+"""Names inside the folder of a trial."""
+
 
 class RunDirectory:
     """Paths and readers of one run directory, ``runs/<sweep>/``.
@@ -24,7 +27,7 @@ class RunDirectory:
         evidence/<id>/          scores.parquet (selector, replicate, layer, score), evidence.json
         cache/<id>/             the teacher's outputs, memory-mapped
         studies/                Optuna journals, one study an arm
-        trials/<id>/            record.json, ranks.parquet (confirm)
+        trials/<id>/            record.json, ranks.parquet (confirm), model/ (with execution.keep_models)
         report/                 what `python -m analysis` writes
     """
 
@@ -68,10 +71,10 @@ class RunDirectory:
         return self.root / "trials" / identity
 
     def record_file(self, identity: str) -> Path:
-        return self.trial(identity) / "record.json"
+        return self.trial(identity) / RECORD
 
     def ranks_file(self, identity: str) -> Path:
-        return self.trial(identity) / "ranks.parquet"
+        return self.trial(identity) / RANKS
 
     def signature(self) -> dict[str, Any]:
         """Return ``signature.json``.

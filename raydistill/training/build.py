@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from raydistill.config import Sweep, Tables, data_identity, quality_metric
+import numpy as np
+
+from raydistill.config import COSTS, Sweep, Tables, data_identity, quality_metric
 from raydistill.config import load_sweep as load_with_tables
 from raydistill.data.preparation import prepare
 from raydistill.data.sources import SOURCES
 from raydistill.data.splits import SequenceData
 from raydistill.errors import ModelError
+from raydistill.metrics import REPORTED, mean_metrics
 from raydistill.models.families import FAMILIES
 from raydistill.models.recommender import Recommender, build_recommender, recommender_from_pretrained
 from raydistill.selectors import SELECTORS
@@ -128,6 +132,17 @@ def dataset(
         cache=cache,
         **examples_settings(sweep, teacher_seed),
     )
+
+
+def metrics(sweep: Sweep, columns: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Return the means over users of what every record reports and of what the sweep asks for.
+
+    Args:
+        sweep: Names objectives and the metric of its claims.
+        columns: Ranks and candidates, as :func:`raydistill.training.evaluation.rank_users` gives them.
+    """
+    asked = [name for name in (*sweep.search.objectives, sweep.analysis.metric) if name not in COSTS]
+    return mean_metrics(columns["rank"], list(dict.fromkeys((*REPORTED, *asked))), columns["candidates"])
 
 
 def student_settings(sweep: Sweep, *, seed: int, lr: float | None, weight_decay: float | None) -> TrainingSettings:

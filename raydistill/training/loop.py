@@ -23,6 +23,9 @@ from raydistill.training.dataset import DistillationBatch, DistillationDataset
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
 
+_OF_TRAINING = ("epoch", "loss", "task_loss", "distillation_loss", "seconds", "targets_per_second")
+"""Numbers of an epoch that are no validation metrics."""
+
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -287,7 +290,7 @@ class DistillationTrainer:
         if metric in row and not row[metric] > best:
             return
         self.result.best_epoch = row["epoch"]
-        self.result.validation = {name: row[name] for name in row if "@" in name or name in ("mrr",)}
+        self.result.validation = {name: value for name, value in row.items() if name not in _OF_TRAINING}
         self._best = {name: value.detach().clone() for name, value in self.model.named_parameters()}
 
     def _out_of_patience(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,20 +22,37 @@ class Resources:
     Args:
         sweep: The sweep.
         run: Its run directory.
-        cache: Folder of raw and prepared data.
+        cache: Folder of raw and prepared data, shared by the sweeps of one storage place.
     """
 
     def __init__(self, sweep: Sweep, run: RunDirectory, cache: Path) -> None:
         self.sweep = sweep
         self.run = run
-        self._cache_folder = cache
+        self.cache = cache
         self._teachers: dict[str, Recommender] = {}
         self._caches: dict[str, TeacherCache] = {}
+
+    @classmethod
+    def load(cls, file: Path | str, overrides: Sequence[str] = (), run_dir: Path | str | None = None) -> Resources:
+        """Return the resources of a sweep file; nothing but the file is read yet, and nothing is written.
+
+        Args:
+            file: The sweep's YAML file.
+            overrides: ``KEY=VALUE`` with dotted keys.
+            run_dir: The run directory; ``<execution.storage>/<name>`` where None.
+
+        Raises:
+            ConfigError: With every mistake in the file.
+        """
+        sweep = build.load_sweep(file, tuple(overrides))
+        storage = Path(sweep.execution.storage)
+        root = Path(run_dir) if run_dir is not None else storage / sweep.name
+        return cls(sweep, RunDirectory(root.resolve()), (storage / ".cache").resolve())
 
     @cached_property
     def data(self) -> SequenceData:
         """The prepared data, memory-mapped."""
-        return build.prepared_data(self.sweep, self._cache_folder)
+        return build.prepared_data(self.sweep, self.cache)
 
     def teacher(self, identity: str) -> Recommender:
         """Return a teacher that was trained for this run, in eval mode; never changed by its students."""

@@ -11,7 +11,7 @@ from typing import Any
 from raydistill.config import teacher_identity
 from raydistill.errors import CorruptArtifactError
 from raydistill.losses.distillation import TASK_ONLY
-from raydistill.metrics import PeakMemory, mean_metrics
+from raydistill.metrics import PeakMemory
 from raydistill.models.recommender import Recommender
 from raydistill.records import sha256_file, write_json
 from raydistill.seeding import stream_seed
@@ -47,14 +47,14 @@ def teach(resources: Resources, seed: int, context: RunContext) -> str:
     dataset = build.dataset(sweep, data, causal=model.causal, teacher_seed=seed)
 
     def validate(candidate: Recommender) -> dict[str, float]:
-        return mean_metrics(rank_users(candidate, data, "validation", context=context, top=False)["rank"])
+        return build.metrics(sweep, rank_users(candidate, data, "validation", context=context, top=False))
 
     with PeakMemory() as memory:
         trainer = DistillationTrainer(
             model, dataset, TASK_ONLY, build.teacher_settings(sweep, seed), evaluate=validate, context=context
         )
         result = trainer.fit()
-    popularity = mean_metrics(rank_users_by_popularity(data, "validation")["rank"])
+    popularity = build.metrics(sweep, rank_users_by_popularity(data, "validation"))
     # A checkpoint that is taken as it is has no epoch of its own to be judged by.
     validation = result.validation or validate(model)
     history = {
@@ -88,10 +88,18 @@ def is_whole(folder: Path) -> bool:
         return False
 
 
+def describe_teacher(identity: str, history: dict[str, Any], metric: str) -> str:
+    """Return one line on how good a teacher is."""
+    return (
+        f"teacher {identity}: validation {metric} {history['validation'][metric]:.4f} after epoch "
+        f"{history['best_epoch']}, popularity {history['popularity'][metric]:.4f}"
+    )
+
+
 def warn_if_weak(history: dict[str, Any], metric: str) -> str | None:
     """Return a warning where the teacher does not beat popularity, else None."""
-    teacher, popularity = history["validation"][metric], history["popularity"].get(metric)
-    if popularity is None or teacher > popularity:
+    teacher, popularity = history["validation"][metric], history["popularity"][metric]
+    if teacher > popularity:
         return None
     return (
         f"THE TEACHER DOES NOT BEAT POPULARITY: validation {metric} {teacher:.4f} against {popularity:.4f}. "

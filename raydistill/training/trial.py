@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from raydistill.config import Sweep, trial_identity
 from raydistill.errors import TrialDivergedError
 from raydistill.losses import LossWeights
 from raydistill.losses.distillation import TASK_ONLY
-from raydistill.metrics import PeakMemory, count_parameters, mean_metrics
+from raydistill.metrics import PeakMemory, count_parameters
 from raydistill.models.recommender import Recommender
-from raydistill.records import Record, write_ranks, write_record
+from raydistill.records import MODEL, RANKS, RECORD, Record, write_ranks, write_record
 from raydistill.seeding import stream_seed
 from raydistill.training import build
 from raydistill.training.context import RunContext
@@ -82,14 +83,23 @@ class Trial:
         spec: What to do.
         resources: What to do it with.
         context: Where it runs.
+        folder: Where record, ranks and model go; the trial's own place in the run directory where None.
     """
 
-    def __init__(self, spec: TrialSpec, resources: Resources, context: RunContext | None = None) -> None:
+    def __init__(
+        self,
+        spec: TrialSpec,
+        resources: Resources,
+        context: RunContext | None = None,
+        *,
+        folder: Path | None = None,
+    ) -> None:
         self.spec = spec
         self.resources = resources
         self.context = context or RunContext()
         self.sweep = resources.sweep
         self.id = spec.identity(self.sweep, resources.data.hash)
+        self.folder = folder or resources.run.trial(self.id)
         self.started = time.time()
         self.result = TrainingResult()
         self.status = "success"
@@ -111,11 +121,16 @@ class Trial:
         """Return the trial's record, written to the run directory with the ranks, the record last."""
         test, digest, ranking_seconds = None, None, 0.0
         if self.spec.phase == "confirm" and self.status == "success":
-            test, digest, ranking_seconds = self._test()
+            try:
+                test, digest, ranking_seconds = self._test()
+            except TrialDivergedError as error:
+                self.status, self.error = "failed", str(error)
         self.result.evaluation_seconds += ranking_seconds
         record = self._record(test, digest)
         if self.context.is_first:
-            write_record(self.resources.run.record_file(self.id), record)
+            if self.sweep.execution.keep_models and test is not None and self.spec.start in (FROM_TEACHER, RANDOM):
+                self.model.save_pretrained(self.folder / MODEL)
+            write_record(self.folder / RECORD, record)
         return record
 
     def _build(self) -> Recommender | None:
@@ -161,7 +176,7 @@ class Trial:
 
     def _validate(self, model: Recommender) -> dict[str, float]:
         columns = rank_users(model, self.resources.data, "validation", context=self.context, top=False)
-        return mean_metrics(columns["rank"])
+        return build.metrics(self.sweep, columns)
 
     def _test(self) -> tuple[dict[str, float], str, float]:
         started = time.perf_counter()
@@ -175,11 +190,11 @@ class Trial:
         if spec.start == TEACHER:
             validation = rank_users(self.model, data, "validation", context=self.context, top=False)
         if validation is not None:
-            self.result.validation = mean_metrics(validation["rank"])
+            self.result.validation = build.metrics(self.sweep, validation)
         digest = ""
         if self.context.is_first:
-            digest = write_ranks(self.resources.run.ranks_file(self.id), columns)
-        return mean_metrics(columns["rank"]), digest, time.perf_counter() - started
+            digest = write_ranks(self.folder / RANKS, columns)
+        return build.metrics(self.sweep, columns), digest, time.perf_counter() - started
 
     def _record(self, test: dict[str, float] | None, digest: str | None) -> Record:
         spec, result = self.spec, self.result

@@ -9,9 +9,12 @@ import sys
 from collections.abc import Iterator
 
 from raydistill.config import Sweep, dump_sweep, plain_sweep
+from raydistill.data.items import write_items
+from raydistill.data.splits import SequenceData
 from raydistill.errors import CorruptArtifactError, RunDirectoryError
-from raydistill.records import Record, RunDirectory, atomic_write, sha256_file
+from raydistill.records import Record, RunDirectory, atomic_write, sha256_file, write_json
 from raydistill.training import build
+from raydistill.tuning.signature import signature
 
 LOCK = ".lock"
 
@@ -89,6 +92,24 @@ def _leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
         return
     for key, inner in pairs:
         yield from _leaves(inner, f"{path}.{key}" if path else str(key))
+
+
+def describe_run(run: RunDirectory, sweep: Sweep, data: SequenceData) -> None:
+    """Write what the run's numbers may be compared with: signature, items, statistics.
+
+    Raises:
+        RunDirectoryError: The directory was made from other data.
+    """
+    earlier = run.signature()["data"]["hash"] if run.signature_file.is_file() else data.hash
+    if earlier != data.hash:
+        raise RunDirectoryError(
+            f"the data have changed since this run directory was made (hash {earlier[:16]} then, {data.hash[:16]} now)",
+            where=str(run.root),
+            mend="bring the old data files back, choose another place with --run-dir, or start anew with --fresh",
+        )
+    write_json(run.signature_file, signature(sweep, data))
+    write_items(data, run.data / "items.parquet")
+    write_json(run.data / "statistics.json", data.statistics)
 
 
 def kept_records(run: RunDirectory) -> list[Record]:

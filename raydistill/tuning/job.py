@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from raydistill.config import Sweep, quality_metric, teacher_identity
-from raydistill.data.items import write_items
 from raydistill.data.statistics import render_statistics
 from raydistill.errors import CorruptArtifactError
 from raydistill.records import RunDirectory, write_json
@@ -20,13 +19,12 @@ from raydistill.training import build
 from raydistill.training.prepare import prepare_teacher, prepared_teacher
 from raydistill.training.prepared import PreparedTeacher
 from raydistill.training.resources import Resources
-from raydistill.training.teach import read_history, warn_if_weak
+from raydistill.training.teach import describe_teacher, read_history, warn_if_weak
 from raydistill.tuning import cluster
 from raydistill.tuning.dealer import Dealer
-from raydistill.tuning.directory import kept_records, open_run_directory
+from raydistill.tuning.directory import describe_run, kept_records, open_run_directory
 from raydistill.tuning.plan import Plan
 from raydistill.tuning.progress import Progress
-from raydistill.tuning.signature import signature
 
 
 @dataclass(frozen=True)
@@ -50,10 +48,8 @@ class Job:
         Raises:
             ConfigError: With every mistake in the file.
         """
-        sweep = build.load_sweep(file, tuple(overrides))
-        storage = Path(sweep.execution.storage)
-        root = Path(run_dir) if run_dir is not None else storage / sweep.name
-        return cls(sweep, RunDirectory(root.resolve()), (storage / ".cache").resolve())
+        found = Resources.load(file, overrides, run_dir)
+        return cls(found.sweep, found.run, found.cache)
 
     @property
     def resources(self) -> Resources:
@@ -76,12 +72,13 @@ class Job:
             print("\n".join(render_statistics(data)))
             plan = Plan.of(self.sweep, data)
             print(plan.text())
-            self._write_description(data)
+            describe_run(self.run, self.sweep, data)
+            write_json(self.run.plan_file, plan.content())
             try:
                 dealer = self._run_phases(resources, plan)
             finally:
                 cluster.stop()
-            self._write_plan(plan, dealer)
+            write_json(self.run.plan_file, plan.content(dealer))
         return self._conclude()
 
     def _run_phases(self, resources: Resources, plan: Plan) -> Dealer:
@@ -131,22 +128,10 @@ class Job:
     def _report_teacher(self, identity: str, progress: Progress) -> None:
         history = read_history(self.run.teacher(identity))
         metric = quality_metric(self.sweep)
-        progress.phase(
-            f"teacher {identity}: validation {metric} {history['validation'][metric]:.4f} after epoch "
-            f"{history['best_epoch']}, popularity {history['popularity'][metric]:.4f}"
-        )
+        progress.phase(describe_teacher(identity, history, metric))
         warning = warn_if_weak(history, metric)
         if warning:
             progress.console.print(f"WARNING: {warning}", style="bold red")
-
-    def _write_description(self, data) -> None:
-        write_json(self.run.signature_file, signature(self.sweep, data))
-        write_items(data, self.run.data / "items.parquet")
-        write_json(self.run.data / "statistics.json", data.statistics)
-        write_json(self.run.plan_file, Plan.of(self.sweep, data).content())
-
-    def _write_plan(self, plan: Plan, dealer: Dealer) -> None:
-        write_json(self.run.plan_file, plan.content(dealer))
 
     def _conclude(self) -> int:
         """Start the analysis, which needs neither torch nor Ray, and pass its exit code on."""
