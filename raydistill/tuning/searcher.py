@@ -15,6 +15,7 @@ from raydistill.config import Sweep
 from raydistill.records import Record, RunDirectory, read_record, write_record
 from raydistill.training.trial import TrialSpec, failed_record
 from raydistill.tuning.dealer import Dealer
+from raydistill.tuning.sharded import Workers
 
 
 class _NotInSnapshots:
@@ -34,12 +35,13 @@ class DealerSearcher(_NotInSnapshots, Searcher):
         dealer: Deals the trials.
         run: Run directory, which the trials write to.
         cache: Folder of prepared data.
+        workers: Processes of each trial.
     """
 
-    def __init__(self, dealer: Dealer, run: RunDirectory, cache: Path) -> None:
+    def __init__(self, dealer: Dealer, run: RunDirectory, cache: Path, workers: Workers) -> None:
         super().__init__()
         self.dealer = dealer
-        self._paths = {"run": str(run.root), "cache": str(cache)}
+        self._shared = {"run": str(run.root), "cache": str(cache), "workers": asdict(workers)}
         self.specs: dict[str, TrialSpec] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -48,7 +50,7 @@ class DealerSearcher(_NotInSnapshots, Searcher):
         if spec is None:
             return Searcher.FINISHED if self.dealer.is_exhausted else None
         self.specs[trial_id] = spec
-        return {"spec": asdict(spec), "name": spec.name, **self._paths}
+        return {"spec": asdict(spec), "name": spec.name, **self._shared}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         """Do nothing: :class:`Bookkeeper` reads the record, which says more than Tune's last result."""

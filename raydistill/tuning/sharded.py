@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,29 @@ from ray.train import Checkpoint, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
 from raydistill.config import Sweep
-from raydistill.errors import RaydistillError
+from raydistill.errors import CorruptArtifactError, RaydistillError
+from raydistill.training.checkpoint import load_checkpoint
 from raydistill.training.context import RunContext
 
 MAX_FAILURES = 2
 """Times that lost workers are replaced before a run is given up."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The processes of one training run.
+
+    Attributes:
+        number: How many.
+        cpus: CPUs that each reserves.
+        gpus: GPUs that each reserves.
+    """
+
+    number: int
+    cpus: float
+    gpus: float
 
 
 def run_sharded(
@@ -28,6 +48,8 @@ def run_sharded(
     *,
     name: str,
     storage: Path,
+    workers: Workers | None = None,
+    callbacks: Sequence[ray.train.UserCallback] = (),
 ) -> Any:
     """Return what ``function(arguments, context)`` returns on the first of the sweep's workers.
 
@@ -37,26 +59,36 @@ def run_sharded(
     Args:
         function: Called once in every worker; importable, and free of Ray.
         arguments: Plain values.
-        sweep: Says how many workers, and with how many GPUs each.
+        sweep: Says how many workers, with how many GPUs each, and whether each holds the whole model.
         name: Of the run; the same name and storage continue an interrupted run.
         storage: Where checkpoints go; shared by all nodes.
+        workers: Other workers than those of the sweep.
+        callbacks: Told of every report.
 
     Raises:
         RaydistillError: The function raised one, or the workers were lost too often.
     """
     execution = sweep.execution
-    use_gpu = execution.gpus_per_worker > 0
-    cpus = cpus_per_worker(execution.workers)
+    if workers is None:
+        workers = Workers(execution.workers, cpus_per_worker(execution.workers), execution.gpus_per_worker)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"function": function, "arguments": dict(arguments), "cpus": cpus},
+        train_loop_config={
+            "function": function,
+            "arguments": dict(arguments),
+            "threads": max(1, int(workers.cpus)),
+            "strategy": execution.strategy,
+        },
         scaling_config=ScalingConfig(
-            num_workers=execution.workers,
-            use_gpu=use_gpu,
-            resources_per_worker={"CPU": cpus} | ({"GPU": execution.gpus_per_worker} if use_gpu else {}),
+            num_workers=workers.number,
+            use_gpu=workers.gpus > 0,
+            resources_per_worker={"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {}),
         ),
         run_config=RunConfig(
-            name=name, storage_path=str(storage), failure_config=FailureConfig(max_failures=MAX_FAILURES)
+            name=name,
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            callbacks=list(callbacks),
         ),
     )
     try:
@@ -75,7 +107,7 @@ def cpus_per_worker(workers: int) -> int:
 
 
 def _worker(config: dict[str, Any]) -> Any:
-    torch.set_num_threads(config["cpus"])
+    torch.set_num_threads(config["threads"])
     train_context = ray.train.get_context()
     checkpoint = ray.train.get_checkpoint()
 
@@ -88,18 +120,29 @@ def _worker(config: dict[str, Any]) -> Any:
         ray.train.report(row, checkpoint=saved)
 
     with tempfile.TemporaryDirectory() as scratch:
-        resume_from = None
-        if checkpoint is not None:
-            resume_from = Path(checkpoint.to_directory(str(Path(scratch) / "resume")))
         context = RunContext(
             rank=train_context.get_world_rank(),
             world_size=train_context.get_world_size(),
             device=get_device(),
             report=report,
-            resume_from=resume_from,
+            resume_from=_whole(checkpoint, Path(scratch) / "resume"),
             checkpoint_folder=Path(scratch) / "checkpoint",
+            strategy=config["strategy"],
         )
         return config["function"](config["arguments"], context)
+
+
+def _whole(checkpoint: Checkpoint | None, folder: Path) -> Path | None:
+    """Return where a checkpoint was put; None, to begin anew, where there is none or it is damaged."""
+    if checkpoint is None:
+        return None
+    checkpoint.to_directory(str(folder))
+    try:
+        load_checkpoint(folder)
+    except CorruptArtifactError as error:
+        log.warning("%s; the training begins anew", error)
+        return None
+    return folder
 
 
 def _cause(error: ray.train.TrainingFailedError) -> RaydistillError:

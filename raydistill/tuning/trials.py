@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-import ray
 from ray import tune
 from ray.tune import RunConfig, TuneConfig, Tuner
 from ray.tune.logger import TBXLoggerCallback
@@ -14,8 +14,11 @@ from ray.tune.logger import TBXLoggerCallback
 from raydistill.config import Sweep
 from raydistill.records import Record, RunDirectory
 from raydistill.training.trial import TrialSpec
+from raydistill.tuning.capacity import capacity
 from raydistill.tuning.dealer import Dealer
 from raydistill.tuning.searcher import Bookkeeper, DealerSearcher
+from raydistill.tuning.sharded import Workers
+from raydistill.tuning.sharded_trial import DRIVER_CPUS, run_sharded_trial, trial_workers
 from raydistill.tuning.suggest import Studies
 from raydistill.tuning.trainable import DistillTrainable
 
@@ -51,15 +54,16 @@ def run_trials(
             studies.add(record)
         on_record(record)
 
-    searcher = DealerSearcher(dealer, run, cache)
+    workers = trial_workers(sweep)
+    searcher = DealerSearcher(dealer, run, cache, workers)
     bookkeeper = Bookkeeper(searcher, sweep, run, on_record=note, on_start=on_start)
     execution = sweep.execution
     tuner = Tuner(
-        tune.with_resources(DistillTrainable, {"cpu": execution.cpus_per_trial, "gpu": execution.gpus_per_trial}),
+        _trainable(workers),
         tune_config=TuneConfig(
             search_alg=searcher,
             num_samples=-1,
-            max_concurrent_trials=concurrency(sweep),
+            max_concurrent_trials=concurrency(sweep, workers),
             reuse_actors=True,
             trial_name_creator=lambda trial: trial.config["name"].replace(" ", "_"),
             trial_dirname_creator=lambda trial: f"{trial.config['name']}_{trial.trial_id}".replace(" ", "_"),
@@ -77,15 +81,25 @@ def run_trials(
     tuner.fit()
 
 
-def concurrency(sweep: Sweep) -> int:
-    """Return how many trials run at once: what the sweep says, else what the cluster's CPUs and GPUs hold."""
-    execution = sweep.execution
-    if execution.concurrency != "auto":
-        return execution.concurrency
-    resources = ray.cluster_resources()
-    limits = [resources.get("CPU", 1) / execution.cpus_per_trial]
-    if execution.gpus_per_trial:
-        limits.append(resources.get("GPU", 0) / execution.gpus_per_trial)
+def _trainable(workers: Workers) -> Any:
+    """Return what Tune runs for a trial: one process, or one that waits for several."""
+    if workers.number == 1:
+        return tune.with_resources(DistillTrainable, {"cpu": workers.cpus, "gpu": workers.gpus})
+    return tune.with_resources(run_sharded_trial, {"cpu": DRIVER_CPUS})
+
+
+def concurrency(sweep: Sweep, workers: Workers) -> int:
+    """Return how many trials run at once: what the sweep says, else what the cluster holds or can grow to.
+
+    Tune does not see the workers inside a trial, so without this number it would start trials that wait for
+    each other's CPUs.
+    """
+    if sweep.execution.concurrency != "auto":
+        return sweep.execution.concurrency
+    there = capacity()
+    limits = [there["CPU"] / (workers.number * workers.cpus + (DRIVER_CPUS if workers.number > 1 else 0))]
+    if workers.gpus:
+        limits.append(there["GPU"] / (workers.number * workers.gpus))
     return max(1, int(min(limits)))
 
 
