@@ -69,6 +69,7 @@ def part(
         "sections": [
             {"name": name, "key": f"{key}-section-{i}", "pictures": p} for i, (name, p) in enumerate(sections.items())
         ],
+        "more": _more(tables),
         "facts": _facts(results, summary),
         "method": _method(results, summary),
         "counts": _plain(tables.get("trial_counts")),
@@ -79,6 +80,39 @@ def part(
         if all_records > MOST_RECORDS
         else "tables/trials.csv has these and every search trial.",
     }
+
+
+def _more(tables: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
+    """Return the tables that are shown as tables: against the best simple selector, and overlap with the teacher."""
+    found = []
+    if "against_best_simple" in tables:
+        rows = tables["against_best_simple"]
+        rows = rows[rows["kind"] == "selector"]
+        against = rows["against"].map(arm_name)
+        spans = rows[["relative", "relative_low", "relative_high"]].apply(
+            lambda row: f"{_text(row.iloc[0], '+.1%')} ({_text(row.iloc[1], '+.1%')} to {_text(row.iloc[2], '+.1%')})",
+            axis=1,
+        )
+        shown = pd.DataFrame(
+            {"arm": rows["arm"], "kept": rows["keep_ratio"].map(_kept), "against": against, "difference": spans,
+             "verdict": rows["word"]}
+        )  # fmt: skip
+        text = "The opponent is the best of those that measure nothing, by validation quality; exploratory."
+        found.append({"title": "Against the best selector without evidence", "text": text, "table": _plain(shown)})
+    if "overlap_with_teacher" in tables:
+        rows = tables["overlap_with_teacher"].assign(kept=lambda t: t["keep_ratio"].map(_kept))
+        order = list(dict.fromkeys(rows["arm"]))
+        wide = rows.pivot(index="arm", columns="kept", values="overlap").reindex(order)
+        shown = wide.map(lambda share: _text(share, ".0%")).reset_index()
+        text = "How many of the teacher's ten best items an arm also has among its ten, over all users; first run each."
+        found.append(
+            {"title": "Overlap of the ten best items with the teacher's", "text": text, "table": _plain(shown)}
+        )
+    return [entry for entry in found if entry["table"]]
+
+
+def _kept(ratio: float) -> str:
+    return f"{100 * ratio:g} % kept"
 
 
 def _lead(summary: dict[str, Any]) -> str:
