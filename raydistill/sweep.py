@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from raydistill.errors import RaydistillError
@@ -20,14 +20,21 @@ from raydistill.errors import RaydistillError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code: 0, 1 for a failure, 2 for a user's mistake."""
     options = _parser().parse_args(arguments)
-    try:
-        return run_sweep(
+    return exit_code(
+        lambda: run_sweep(
             options.file,
             overrides=options.set,
             run_dir=options.run_dir,
             dry_run=options.dry_run,
             fresh=options.fresh,
         )
+    )
+
+
+def exit_code(command: Callable[[], int]) -> int:
+    """Return the exit code of a command; what went wrong is said on standard error, without a traceback."""
+    try:
+        return command()
     except RaydistillError as error:
         print(f"\nerror: {error}", file=sys.stderr)
         return error.exit_code
@@ -72,14 +79,19 @@ def _parser() -> argparse.ArgumentParser:
         description="Distil small students out of a recommender's layers, and learn which choices matter.",
         epilog="Running the same command again continues where it stopped.",
     )
+    add_sweep_arguments(parser)
+    parser.add_argument("--dry-run", action="store_true", help="print every trial that would run, and start nothing")
+    parser.add_argument("--fresh", action="store_true", help="delete what an earlier run left, and start anew")
+    return parser
+
+
+def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what every command on a sweep file takes: the file, ``--set`` and ``--run-dir``."""
     parser.add_argument("file", type=Path, help="the sweep, for example sweeps/ablation.yaml")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, e.g. search.trials=4"
     )
     parser.add_argument("--run-dir", type=Path, default=None, help="where everything goes (default: runs/<name>)")
-    parser.add_argument("--dry-run", action="store_true", help="print every trial that would run, and start nothing")
-    parser.add_argument("--fresh", action="store_true", help="delete what an earlier run left, and start anew")
-    return parser
 
 
 if __name__ == "__main__":

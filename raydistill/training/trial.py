@@ -83,7 +83,8 @@ class Trial:
         spec: What to do.
         resources: What to do it with.
         context: Where it runs.
-        folder: Where record, ranks and model go; the trial's own place in the run directory where None.
+        folder: Where record and ranks go, the model being the caller's to keep; the trial's own place in the
+            run directory where None.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Trial:
         self.sweep = resources.sweep
         self.id = spec.identity(self.sweep, resources.data.hash)
         self.folder = folder or resources.run.trial(self.id)
+        self._keeps_model = self.sweep.execution.keep_models and folder is None
         self.started = time.time()
         self.result = TrainingResult()
         self.status = "success"
@@ -128,7 +130,7 @@ class Trial:
         self.result.evaluation_seconds += ranking_seconds
         record = self._record(test, digest)
         if self.context.is_first:
-            if self.sweep.execution.keep_models and test is not None and self.spec.start in (FROM_TEACHER, RANDOM):
+            if self._keeps_model and test is not None and self.spec.start in (FROM_TEACHER, RANDOM):
                 self.model.save_pretrained(self.folder / MODEL)
             write_record(self.folder / RECORD, record)
         return record

@@ -25,6 +25,7 @@ from raydistill.tuning.dealer import Dealer
 from raydistill.tuning.directory import describe_run, kept_records, open_run_directory
 from raydistill.tuning.plan import Plan
 from raydistill.tuning.progress import Progress
+from raydistill.tuning.specs import teacher_seeds
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Job:
             dashboard = cluster.start(self.sweep)
             if dashboard:
                 progress.phase(f"dashboard: {dashboard}")
-            teachers = [self._prepared(resources, seed, progress) for seed in self._teacher_seeds()]
+            teachers = [self._prepared(resources, seed, progress) for seed in teacher_seeds(self.sweep)]
             dealer = Dealer(self.sweep, resources.data.hash, teachers, records)
             progress.keep([record for record in records if record.status != "failed"])
             from raydistill.tuning.trials import run_trials
@@ -98,10 +99,6 @@ class Job:
             run_trials(self.sweep, self.run, self.cache, dealer, on_record=progress.ended, on_start=progress.started)
             progress.phase("writing the report")
         return dealer
-
-    def _teacher_seeds(self) -> range:
-        first = self.sweep.teacher.seed
-        return range(first, first + self.sweep.confirm.teachers)
 
     def _prepared(self, resources: Resources, seed: int, progress: Progress) -> PreparedTeacher:
         """Return a teacher that is ready for students, made by Ray Train unless it is there already."""

@@ -70,7 +70,7 @@ def search_spec(
         seed=sweep.search.seed,
         configuration=configuration(sweep, suggest(sweep, number, earlier, metric)),
         stop_below=stop_below,
-        **_student(sweep, arm, teacher, stratum, "search", number if is_drawn else None),
+        **student_fields(sweep, arm, teacher, stratum, "search", number if is_drawn else None),
     )
 
 
@@ -107,6 +107,11 @@ def confirm_specs(
                         yield from _confirm_arm(sweep, arm, arms, teacher, stratum, seed, searched, metric)
 
 
+def teacher_seeds(sweep: Sweep) -> range:
+    """Return the seeds of the teachers; the search is under the first."""
+    return range(sweep.teacher.seed, sweep.teacher.seed + sweep.confirm.teachers)
+
+
 def confirm_seeds(sweep: Sweep) -> range:
     """Return the seeds of confirm, none of which the search has used."""
     first = sweep.search.seed + 1
@@ -137,7 +142,7 @@ def _confirm_arm(
     is_drawn = source.selector is not None and SELECTORS[source.selector].stochastic
     for rank, setting in enumerate(settings):
         for draw in range(source.draws if is_drawn and arm is source else 1):
-            student = _student(sweep, source, teacher, stratum, "confirm", draw if is_drawn else None)
+            student = student_fields(sweep, source, teacher, stratum, "confirm", draw if is_drawn else None)
             yield TrialSpec(
                 phase="confirm",
                 number=rank,
@@ -162,7 +167,7 @@ def best_selector(
     return max(tops, key=lambda top: top[1])[0] if tops else None
 
 
-def _student(
+def student_fields(
     sweep: Sweep, arm: Arm, teacher: PreparedTeacher, stratum: Stratum, phase: str, draw: int | None
 ) -> dict[str, Any]:
     """Return the fields of a student: of selected layers for a selector, of random weights for a control."""

@@ -1,0 +1,255 @@
+"""Single steps of a sweep, in this process: no Ray, the same run directory and the same artifacts."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from raydistill.config import (
+    Arm,
+    arms,
+    evidence_identity,
+    n_student_layers,
+    quality_metric,
+    strata,
+    teacher_identity,
+)
+from raydistill.config.expand import keep_ratio_problem
+from raydistill.data.statistics import render_statistics
+from raydistill.errors import ConfigError, CorruptArtifactError, RunDirectoryError, TrialDivergedError
+from raydistill.models.recommender import Recommender
+from raydistill.records import MODEL, RECORD, Record, RunDirectory, read_record
+from raydistill.selectors import SELECTORS
+from raydistill.training.card import write_student
+from raydistill.training.context import RunContext, best_device
+from raydistill.training.evidence_files import read_evidence
+from raydistill.training.prepare import prepare_teacher, prepared_teacher
+from raydistill.training.prepared import PreparedTeacher
+from raydistill.training.resources import Resources
+from raydistill.training.teach import describe_teacher, is_whole, read_history, teach, warn_if_weak
+from raydistill.training.trial import Trial, TrialSpec
+from raydistill.tuning.directory import describe_run, open_run_directory
+from raydistill.tuning.specs import configuration, confirm_seeds, student_fields, teacher_seeds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """A student to be made by hand; what is None is as the sweep has it."""
+
+    selector: str
+    keep_ratio: float
+    temperature: float | None = None
+    alpha_dist: float | None = None
+    seed: int | None = None
+
+
+def data(resources: Resources) -> int:
+    """Prepare the data, print what they are like, and return the exit code."""
+    with _opened(resources):
+        print("\n".join(render_statistics(resources.data)))
+    return 0
+
+
+def teacher(resources: Resources) -> int:
+    """Train the sweep's teachers, unless they are there, and return the exit code."""
+    sweep, metric = resources.sweep, quality_metric(resources.sweep)
+    with _opened(resources):
+        for seed in teacher_seeds(sweep):
+            folder = resources.run.teacher(teacher_identity(sweep, resources.data.hash, seed))
+            if is_whole(folder):
+                print(f"the teacher of seed {seed} is there already: {folder}")
+            else:
+                teach(resources, seed, _context())
+                print(f"the teacher of seed {seed} is trained: {folder}")
+            _say_how_good(folder, metric)
+    return 0
+
+
+def select(resources: Resources) -> int:
+    """Measure the evidence on the sweep's teachers, print what each selector makes of it, and return the exit code."""
+    with _opened(resources):
+        for seed in teacher_seeds(resources.sweep):
+            print("\n".join(_evidence_text(resources, _prepared(resources, seed))))
+    return 0
+
+
+def distill(resources: Resources, wanted: Wanted, output: Path) -> int:
+    """Train and test one student of the first teacher, save it in ``output``, and return the exit code.
+
+    Raises:
+        ConfigError: The selector is no arm of the sweep, or the keep-ratio keeps nothing.
+        RunDirectoryError: ``output`` holds something already.
+        TrialDivergedError: Its loss or scores are no longer finite; the record in ``output`` says when.
+    """
+    sweep, metric = resources.sweep, quality_metric(resources.sweep)
+    arm = _arm(resources, wanted.selector)
+    _must_be_free(output)
+    with _opened(resources):
+        prepared = _prepared(resources, sweep.teacher.seed)
+        spec = _spec(resources, arm, prepared, wanted)
+        layers = ", ".join(map(str, spec.layer_map))
+        print(f"student of layers {layers} of {prepared.n_layers} ({arm.name}), seed {spec.seed}")
+        trial = Trial(spec, resources, _context(), folder=output)
+        for row in trial.epochs():
+            print(f"  epoch {row['epoch']}: loss {row['loss']:.4f}, validation {metric} {row[metric]:.4f}")
+        record = trial.finish()
+        if record.status == "failed":
+            raise TrialDivergedError(record.error, where=str(output / RECORD))
+        write_student(trial.model, output / RECORD, record, resources.run, output)
+    print(f"test {metric} {record.test[metric]:.4f}; the student is in {output}")
+    return 0
+
+
+def export(trial: Path, output: Path) -> int:
+    """Write the student of a confirmed trial as a Hugging Face folder, and return the exit code.
+
+    Raises:
+        RunDirectoryError: The folder is no trial's, its weights were not kept, or ``output`` holds something already.
+    """
+    run = RunDirectory(trial.resolve().parent.parent)
+    if not (trial / RECORD).is_file():
+        raise RunDirectoryError(
+            f"this folder holds no {RECORD}", where=str(trial), mend="give a folder of RUN_DIR/trials/"
+        )
+    record = read_record(trial / RECORD)
+    if not (trial / MODEL).is_dir():
+        raise RunDirectoryError(
+            f"there are no weights of {record.name}: sweeps keep records, not models, unless told to",
+            where=str(trial),
+            mend=_how_to_get(record),
+        )
+    _must_be_free(output)
+    write_student(Recommender.from_pretrained(trial / MODEL), trial / RECORD, record, run, output)
+    print(f"{record.name} is in {output}")
+    return 0
+
+
+@contextlib.contextmanager
+def _opened(resources: Resources) -> Iterator[None]:
+    """Hold the run directory, with the description of its data in it."""
+    with open_run_directory(resources.run, resources.sweep, fresh=False):
+        describe_run(resources.run, resources.sweep, resources.data)
+        yield
+
+
+def _context() -> RunContext:
+    return RunContext(device=best_device())
+
+
+def _prepared(resources: Resources, seed: int) -> PreparedTeacher:
+    identity = prepare_teacher(resources, seed, _context())
+    prepared = prepared_teacher(resources, identity)
+    if prepared is None:
+        raise CorruptArtifactError("the teacher was made, but not all of it is there", where=str(resources.run.root))
+    _say_how_good(resources.run.teacher(identity), quality_metric(resources.sweep))
+    return prepared
+
+
+def _say_how_good(folder: Path, metric: str) -> None:
+    history = read_history(folder)
+    print(describe_teacher(folder.name, history, metric))
+    warning = warn_if_weak(history, metric)
+    if warning:
+        print(f"WARNING: {warning}", file=sys.stderr)
+
+
+def _arm(resources: Resources, name: str) -> Arm:
+    found = {arm.name: arm for arm in arms(resources.sweep) if arm.selector is not None}
+    if name not in found:
+        raise ConfigError(
+            f"no selector of this sweep is called {name!r}",
+            where="--selector",
+            mend=f"one of {', '.join(found)}; others are to be added to selectors in the sweep file",
+        )
+    return found[name]
+
+
+def _spec(resources: Resources, arm: Arm, prepared: PreparedTeacher, wanted: Wanted) -> TrialSpec:
+    sweep = resources.sweep
+    problem = keep_ratio_problem(wanted.keep_ratio, prepared.n_layers)
+    if problem:
+        raise ConfigError(f"the keep-ratio {wanted.keep_ratio:g} {problem}", where="--keep-ratio")
+    stratum = (n_student_layers(wanted.keep_ratio, prepared.n_layers), wanted.keep_ratio)
+    chosen = {"temperature": wanted.temperature, "alpha_dist": wanted.alpha_dist}
+    draw = 0 if SELECTORS[arm.selector].stochastic else None
+    return TrialSpec(
+        phase="confirm",
+        number=0,
+        seed=confirm_seeds(sweep)[0] if wanted.seed is None else wanted.seed,
+        configuration=configuration(sweep, {name: value for name, value in chosen.items() if value is not None}),
+        **student_fields(sweep, arm, prepared, stratum, "confirm", draw),
+    )
+
+
+def _must_be_free(output: Path) -> None:
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise RunDirectoryError(
+            "there is something at the place of the output", where=str(output), mend="give a new or an empty folder"
+        )
+
+
+def _how_to_get(record: Record) -> str:
+    if record.kind != "selector":
+        return "run the sweep with --set execution.keep_models=true in a new run directory"
+    options = f"--selector {record.arm} --keep-ratio {record.keep_ratio:g} --seed {record.seed}"
+    for name in ("temperature", "alpha_dist"):
+        options += f" --{name.replace('_', '-')} {record.configuration[name]!r}"
+    return (
+        "run the sweep with --set execution.keep_models=true in a new run directory, or train such a student by\n"
+        f"         python -m raydistill distill FILE {options} --output DIR"
+    )
+
+
+def _evidence_text(resources: Resources, prepared: PreparedTeacher) -> Iterator[str]:
+    """Yield the lines of two tables: scores by layer, and what is made of them."""
+    sweep = resources.sweep
+    evidence, content = read_evidence(resources.run.evidence(evidence_identity(sweep, prepared.id)))
+    chosen = [arm for arm in arms(sweep) if arm.selector is not None]
+    yield (
+        f"\nscores by layer, mean (standard error) over {content['replicates']} samples of {content['samples']} "
+        "training examples"
+    )
+    layers = range(prepared.n_layers)
+    yield from _aligned([["selector", *map(str, layers)], *(_scores(arm, evidence.values, layers) for arm in chosen)])
+    places = strata(sweep, prepared.n_layers)
+    yield "\nlayers kept, deepest quarter over shallowest, agreement between samples (Kendall's tau), cost"
+    header = ["selector", *(f"keep {ratio:g}" for _, ratio in places), "depth", "stability", "seconds"]
+    yield from _aligned([header, *(_choices(arm, content, places) for arm in chosen)])
+
+
+def _scores(arm: Arm, values: dict[str, np.ndarray], layers: range) -> list[str]:
+    scores = SELECTORS[arm.selector].scores(values, arm.params)
+    if scores is None:
+        return [arm.name, *("-" for _ in layers)]
+    mean = scores.mean(axis=0)
+    if len(scores) == 1:
+        return [arm.name, *(f"{mean[layer]:.3g}" for layer in layers)]
+    error = scores.std(axis=0, ddof=1) / np.sqrt(len(scores))
+    return [arm.name, *(f"{mean[layer]:.3g} ({error[layer]:.2g})" for layer in layers)]
+
+
+def _choices(arm: Arm, content: dict, places: Sequence[tuple[int, float]]) -> list[str]:
+    summary = content["selectors"][arm.name]
+    maps = content["layer_maps"].get(arm.name)
+    kept = [" ".join(map(str, maps[str(depth)])) if maps else "drawn" for depth, _ in places]
+    depth = summary["depth_concentration"]
+    ratio = _number(depth["mean"])
+    if depth["standard_error"] is not None:
+        ratio += f" ({depth['standard_error']:.2g})"
+    return [arm.name, *kept, ratio, _number(summary["stability"]), f"{summary['seconds']:.2f}"]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]

@@ -1,0 +1,121 @@
+"""The model card of a student: what it is made of, how good it is, and under which protocol that was measured."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from raydistill.models.recommender import Recommender
+from raydistill.records import RECORD, Record, RunDirectory, protocol_signature
+
+CARD, ITEMS = "README.md", "items.parquet"
+
+_USE = """\
+```python
+import torch
+from raydistill import Recommender
+
+model = Recommender.from_pretrained(".")
+history = torch.tensor([[3, 14, 15]])  # ids of items.parquet, oldest first
+scores = model.logits(model.hidden(history)[:, -1])  # column c scores item c + 1
+```"""
+
+
+def write_student(model: Recommender, record_file: Path, record: Record, run: RunDirectory, output: Path) -> None:
+    """Write a student as a Hugging Face folder with its items, its record and a model card.
+
+    Args:
+        model: The student.
+        record_file: Its record.
+        record: The same, read.
+        run: Where it was trained; gives items and signature.
+        output: The folder, made where it is missing.
+    """
+    model.save_pretrained(output)
+    shutil.copyfile(run.data / ITEMS, output / ITEMS)
+    if record_file != output / RECORD:
+        shutil.copyfile(record_file, output / RECORD)
+    (output / CARD).write_text(model_card(record, run.signature()))
+
+
+def model_card(record: Record, signature: dict[str, Any]) -> str:
+    """Return the text of a student's model card, in Markdown.
+
+    Args:
+        record: Of a confirm trial that succeeded.
+        signature: The content of ``signature.json`` of its run.
+    """
+    return "\n".join(
+        [
+            "---",
+            "library_name: transformers",
+            "tags: [recommendation, knowledge-distillation, layer-pruning]",
+            "---",
+            "",
+            f"# {record.arm}, {record.n_student_layers} of {record.n_teacher_layers} layers",
+            "",
+            f"A sequential recommender over {signature['data']['statistics']['items']:,} items, {_origin(record)}.",
+            "",
+            "## Use",
+            "",
+            _USE,
+            "",
+            "## Measured",
+            "",
+            *_rows(("metric", "validation", "test"), _quality(record)),
+            "",
+            "The test set was used once, after every choice had been made.",
+            "",
+            *_rows(("cost", "value"), _cost(record)),
+            "",
+            "## Protocol",
+            "",
+            f"`{protocol_signature(signature)}`",
+            "",
+            "## Training",
+            "",
+            *_rows(("setting", "value"), _training(record)),
+            "",
+        ]
+    )
+
+
+def _origin(record: Record) -> str:
+    if record.layer_map is None:
+        return "trained from random weights"
+    layers = ", ".join(map(str, record.layer_map))
+    return f"built from layers {layers} of its teacher `{record.teacher}` and distilled from it"
+
+
+def _quality(record: Record) -> list[tuple[str, ...]]:
+    return [(name, f"{record.validation[name]:.4f}", f"{value:.4f}") for name, value in record.test.items()]
+
+
+def _cost(record: Record) -> list[tuple[str, ...]]:
+    cost = record.cost
+    rows = [
+        ("parameters", f"{cost['parameters']:,}"),
+        ("parameters without embeddings", f"{cost['backbone_parameters']:,}"),
+        ("training", f"{cost['training_seconds']:.1f} s"),
+        ("evidence", f"{cost['evidence_seconds']:.1f} s"),
+    ]
+    if "flops" in cost:
+        rows.append(("FLOPs of one history", f"{cost['flops']:,}"))
+    for batch, latency in cost.get("latency_ms", {}).items():
+        rows.append(
+            (f"latency, batch {batch}", f"{latency['p50']:.2f} ms median, {latency['p95']:.2f} ms 95th percentile")
+        )
+    return rows
+
+
+def _training(record: Record) -> list[tuple[str, ...]]:
+    rows = [(name, f"{value:.4g}") for name, value in record.configuration.items() if value is not None]
+    return [*rows, ("epochs", str(record.epochs)), ("seed", str(record.seed)), ("record", f"`{record.id}`"),
+            ("layer map", json.dumps(record.layer_map))]  # fmt: skip
+
+
+def _rows(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    lines = [header, tuple("---" for _ in header), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
