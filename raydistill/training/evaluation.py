@@ -15,8 +15,10 @@ from raydistill.metrics.ranking import rank_scores
 from raydistill.models.recommender import Recommender
 from raydistill.training.context import RunContext
 
-SCORES_AT_A_TIME = 1 << 23
-"""Scores held at once: 32 MB in float32."""
+SCORES_AT_A_TIME = 1 << 20
+"""Scores held at once: 4 MB in float32, near the core while they are masked, compared and counted."""
+
+GPU_SCORES_AT_A_TIME = 1 << 27
 
 
 def rank_users(
@@ -43,14 +45,15 @@ def rank_users(
     model.eval()
     users = evaluation_users(data, part)[context.rank :: context.world_size]
     parts = []
-    if not torch.isfinite(model.output_weight).all():
-        raise TrialDivergedError("the model's item table is not finite")
     with torch.inference_mode():
+        if not torch.isfinite(model.output_weight).all():
+            raise TrialDivergedError("the model's item table is not finite")
+        score = _Products(model.output_weight.float().T.contiguous())
         for batch in evaluation_batches(data, part, users, max_length=model.max_length, causal=model.causal):
             mask = None if batch.attention_mask is None else batch.attention_mask.to(context.device)
             hidden = model.hidden(batch.input_ids.to(context.device), mask).flatten(0, 1)
             hidden = hidden[batch.positions.to(context.device)].float()
-            parts.append(_rank(model.logits, hidden, data, part, batch.users, batch.targets, top))
+            parts.append(_rank(score, hidden, data, part, batch.users, batch.targets, top))
     shares = context.gather(_join(parts))
     return _in_order_of_user(_join([share for share in shares if share]))
 
@@ -63,9 +66,26 @@ def rank_users_by_popularity(data: SequenceData, part: str) -> dict[str, np.ndar
     popularity = torch.from_numpy(np.asarray(data.popularity[1:], dtype=np.float32))
 
     def score(rows: Tensor) -> Tensor:
-        return popularity.expand(rows.shape[0], -1)
+        return popularity.repeat(rows.shape[0], 1)
 
     return _rank(score, torch.empty(users.size, 0), data, part, users, targets, top=True)
+
+
+class _Products:
+    """Scores of all items, written over the last ones: fresh pages for each chunk would cost as much as the product.
+
+    Args:
+        table: Output embedding ``[dim, items]``.
+    """
+
+    def __init__(self, table: Tensor) -> None:
+        self.table = table
+        self._scores: Tensor | None = None
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        if self._scores is None or len(self._scores) < len(hidden):
+            self._scores = hidden.new_empty(len(hidden), self.table.shape[1])
+        return torch.mm(hidden, self.table, out=self._scores[: len(hidden)])
 
 
 def _rank(
@@ -77,15 +97,14 @@ def _rank(
     targets: np.ndarray,
     top: bool,
 ) -> dict[str, np.ndarray]:
-    rows = max(1, SCORES_AT_A_TIME // data.n_items)
+    rows = max(1, (GPU_SCORES_AT_A_TIME if hidden.is_cuda else SCORES_AT_A_TIME) // data.n_items)
     begin = np.asarray(data.offsets)[users]
     position = np.asarray(data.validation_position if part == "validation" else data.test_position)[users]
     columns = []
     for start in range(0, users.size, rows):
         chunk = slice(start, start + rows)
         seen_rows, seen = seen_items(data, part, users[chunk])
-        scores = score(hidden[chunk]).float().clone()
-        columns.append(rank_scores(scores, targets[chunk], seen_rows, seen, top=top))
+        columns.append(rank_scores(score(hidden[chunk]), targets[chunk], seen_rows, seen, top=top))
     result = {name: np.concatenate([column[name] for column in columns]) for name in columns[0]}
     return result | {
         "user": users.astype(np.int32),
