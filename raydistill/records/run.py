@@ -28,6 +28,7 @@ class RunDirectory:
         cache/<id>/             the teacher's outputs, memory-mapped
         studies/                Optuna journals, one study an arm
         trials/<id>/            record.json, ranks.parquet (confirm), model/ (with execution.keep_models)
+        superseded/             trials that the sweep does not consist of any more
         report/                 what `python -m analysis` writes
     """
 

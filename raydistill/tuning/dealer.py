@@ -25,7 +25,8 @@ class Dealer:
         sweep: The sweep.
         data_hash: Hash of the prepared data.
         teachers: Prepared teachers; the search is under the first.
-        records: Records of an earlier run; what succeeded or was stopped is kept, what failed is run again.
+        records: Records of an earlier run; what succeeded or was stopped under these teachers is kept, what
+            failed is run again.
     """
 
     def __init__(
@@ -36,7 +37,8 @@ class Dealer:
         self.teachers = list(teachers)
         self.arms = arms(sweep)
         self.strata = strata(sweep, self.teachers[0].n_layers)
-        kept = [record for record in records if record.status in FINISHED]
+        known = {teacher.id for teacher in self.teachers}
+        kept = [record for record in records if record.status in FINISHED and record.teacher in known]
         self.searches = {arm.name: self._search(arm, kept) for arm in self.arms if arm.has_study}
         self.confirmed = {record.id: record for record in kept if record.phase == "confirm"}
         self.confirm: list[TrialSpec] | None = None
@@ -81,6 +83,12 @@ class Dealer:
     def identity(self, spec: TrialSpec) -> str:
         """Return the identity of a trial."""
         return spec.identity(self.sweep, self.data_hash)
+
+    @property
+    def identities(self) -> set[str]:
+        """Identities of all trials that the sweep consists of, once everything has been dealt."""
+        searched = {record.id for search in self.searches.values() for record in search.records.values()}
+        return searched | {self.identity(spec) for spec in self.confirm or ()}
 
     def _open_confirm(self) -> None:
         searched = {name: list(search.records.values()) for name, search in self.searches.items()}

@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from raydistill.config import Sweep, dump_sweep, plain_sweep
 from raydistill.data.items import write_items
@@ -123,6 +123,21 @@ def kept_records(run: RunDirectory) -> list[Record]:
         else:
             records.append(record)
     return records
+
+
+def set_aside(run: RunDirectory, identities: Set[str]) -> list[str]:
+    """Move trials that the sweep does not consist of any more to ``superseded/``, and return their identities.
+
+    There are such where a trial that had failed succeeded when the sweep continued: later trials then follow from
+    its result, and what followed from its failure must not stand among them.
+    """
+    moved = sorted(path.name for path in run.root.glob("trials/*") if path.is_dir() and path.name not in identities)
+    for name in moved:
+        place = run.root / "superseded" / name
+        shutil.rmtree(place, ignore_errors=True)
+        place.parent.mkdir(exist_ok=True)
+        run.trial(name).rename(place)
+    return moved
 
 
 def _ranks_problem(run: RunDirectory, record: Record) -> str | None:

@@ -22,7 +22,7 @@ from raydistill.training.resources import Resources
 from raydistill.training.teach import describe_teacher, read_history, warn_if_weak
 from raydistill.tuning import cluster
 from raydistill.tuning.dealer import Dealer
-from raydistill.tuning.directory import describe_run, kept_records, open_run_directory
+from raydistill.tuning.directory import describe_run, kept_records, open_run_directory, set_aside
 from raydistill.tuning.plan import Plan
 from raydistill.tuning.progress import Progress
 from raydistill.tuning.specs import teacher_seeds
@@ -80,6 +80,7 @@ class Job:
             finally:
                 cluster.stop()
             write_json(self.run.plan_file, plan.content(dealer))
+            set_aside(self.run, dealer.identities)
         return self._conclude()
 
     def _run_phases(self, resources: Resources, plan: Plan) -> Dealer:
