@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +58,26 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what :func:`optimizer_tensors` took."""
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer,
+    tensors: dict[str, Tensor],
+    *,
+    share_of: Callable[[Tensor, Tensor], Tensor] = lambda value, _parameter: value,
+) -> None:
+    """Put back what :func:`optimizer_tensors` took.
+
+    Args:
+        optimizer: Over the same parameters.
+        tensors: Whole tensors by name; others than the optimizer's are passed over.
+        share_of: Gives of a moment the part that belongs to a parameter, where workers hold shares.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, index, name = key.split(".", 2)
-            state.setdefault(int(index), {})[name] = value
+            is_moment = value.shape == parameters[int(index)].shape and name != "step"
+            state.setdefault(int(index), {})[name] = share_of(value, parameters[int(index)]) if is_moment else value
     content = optimizer.state_dict()
     content["state"] = state
     optimizer.load_state_dict(content)

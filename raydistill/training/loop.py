@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from raydistill.errors import TrialDivergedError
 from raydistill.losses import LossParts, LossWeights, catalogue_loss, hidden_loss
 from raydistill.models.recommender import Recommender
 from raydistill.seeding import stream_seed
+from raydistill.training import parallel
 from raydistill.training.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from raydistill.training.context import RunContext
 from raydistill.training.dataset import DistillationBatch, DistillationDataset
@@ -156,13 +156,15 @@ class DistillationTrainer:
             )
         self.settings = settings = settings or TrainingSettings()
         self.context = context = context or RunContext()
-        self.model = model.to(context.device)
+        self.model = model
+        # The one that is trained: the model itself, or a copy of which each worker holds a share.
+        self.trained = parallel.place(model, context)
         self.dataset = dataset
         self.evaluate = evaluate
         if settings.gradient_checkpointing:
-            _checkpoint_activations(model.backbone)
-        self.objective: nn.Module = Objective(model, weights)
-        self.wrapped = self._wrap(self.objective)
+            _checkpoint_activations(self.trained.backbone)
+        self.objective: nn.Module = Objective(self.trained, weights)
+        self.wrapped = parallel.wrap(self.objective, context)
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(self.objective, settings.weight_decay), lr=settings.lr, fused=True
         )
@@ -194,15 +196,17 @@ class DistillationTrainer:
 
     def restore_best(self) -> None:
         """Give the model the weights of its best epoch so far."""
+        best = parallel.whole(self._best)
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
-                if name in self._best:
-                    parameter.copy_(self._best[name])
+                if name in best:
+                    parameter.copy_(best[name])
+        self.model.to(self.context.device)
 
     def _epoch(self, epoch: int) -> dict[str, Any]:
         settings, context = self.settings, self.context
         started = time.perf_counter()
-        self.model.train()
+        self.trained.train()
         sums = torch.zeros(3, dtype=torch.float64, device=context.device)
         n_targets = n_steps = 0
         with _own_dropout(settings.seed, epoch, context):
@@ -210,7 +214,7 @@ class DistillationTrainer:
                 epoch,
                 batch_size=settings.batch_size,
                 seed=settings.seed,
-                groups=settings.groups,
+                groups=1 if parallel.is_sharded(context) else settings.groups,
                 parts=settings.gradient_accumulation,
                 rank=context.rank,
                 world_size=context.world_size,
@@ -227,7 +231,8 @@ class DistillationTrainer:
                 mend="a lower learning rate, or training.clip, usually helps",
             )
         training_seconds = time.perf_counter() - started
-        metrics = {} if self.evaluate is None else self.evaluate(self.model)
+        with parallel.callable_alone(self.wrapped):
+            metrics = {} if self.evaluate is None else self.evaluate(self.trained)
         evaluation_seconds = time.perf_counter() - started - training_seconds
         self.result.training_seconds += training_seconds
         self.result.evaluation_seconds += evaluation_seconds
@@ -246,14 +251,15 @@ class DistillationTrainer:
         context, settings = self.context, self.settings
         self.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(3, dtype=torch.float64, device=context.device)
-        for number, groups in enumerate(parts):
+        weighted = parallel.in_step(parts, settings.gradient_accumulation, context)
+        for number, (groups, weight) in enumerate(weighted):
             here = [self.dataset.to(group, context.device) for group in groups]
-            is_last = number == len(parts) - 1
-            with self._synchronized(is_last), _autocast(settings.precision, context.device):
+            is_last = number == len(weighted) - 1
+            with parallel.synchronized(self.wrapped, is_last), _autocast(settings.precision, context.device):
                 losses = self.wrapped(here, self.teacher_weight, n_targets)
                 # Data-parallel wrappers average gradients over workers; the loss is already a share of the whole.
-                (losses[0] * context.world_size).backward()
-            sums += torch.stack([loss.detach().double() for loss in losses])
+                (losses[0] * (weight * context.world_size)).backward()
+            sums += weight * torch.stack([loss.detach().double() for loss in losses])
         if settings.clip > 0:
             nn.utils.clip_grad_norm_(self.objective.parameters(), settings.clip)
         self.optimizer.step()
@@ -269,21 +275,6 @@ class DistillationTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = settings.lr * factor
 
-    def _wrap(self, objective: nn.Module) -> nn.Module:
-        if self.context.world_size == 1:
-            return objective
-        if self.context.strategy == "fsdp":
-            from raydistill.training.fsdp import shard
-
-            return shard(objective)
-        device_ids = [self.context.device] if self.context.device.type == "cuda" else None
-        return DistributedDataParallel(objective, device_ids=device_ids)
-
-    def _synchronized(self, is_last: bool):
-        if is_last or self.context.world_size == 1:
-            return nullcontext()
-        return self.wrapped.no_sync()
-
     def _keep_best(self, row: dict[str, Any]) -> None:
         metric = self.settings.metric
         best = self.result.validation.get(metric, -math.inf)
@@ -291,7 +282,7 @@ class DistillationTrainer:
             return
         self.result.best_epoch = row["epoch"]
         self.result.validation = {name: value for name, value in row.items() if name not in _OF_TRAINING}
-        self._best = {name: value.detach().clone() for name, value in self.model.named_parameters()}
+        self._best = {name: value.detach().clone() for name, value in self.trained.named_parameters()}
 
     def _out_of_patience(self) -> bool:
         patience = self.settings.patience
@@ -299,22 +290,28 @@ class DistillationTrainer:
 
     def _report(self, row: dict[str, Any]) -> None:
         folder = self.context.checkpoint_folder
-        if folder is not None and self.context.is_first:
-            tensors = {f"model.{name}": value for name, value in self.model.named_parameters()}
+        if folder is not None:
+            tensors = {f"model.{name}": value for name, value in self.trained.named_parameters()}
             tensors |= {f"best.{name}": value for name, value in self._best.items()}
-            save_checkpoint(folder, tensors | optimizer_tensors(self.optimizer), vars(self.result))
+            tensors = parallel.whole(tensors | optimizer_tensors(self.optimizer))
+            if self.context.is_first:
+                save_checkpoint(folder, tensors, vars(self.result))
         self.context.report(row, folder)
 
     def _resume(self) -> None:
         if self.context.resume_from is None or self.result.curves:
             return
         tensors, state = load_checkpoint(self.context.resume_from)
+        parameters = dict(self.trained.named_parameters())
         with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                parameter.copy_(tensors[f"model.{name}"])
-        restore_optimizer(self.optimizer, tensors)
-        prefix = "best."
-        self._best = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            for name, parameter in parameters.items():
+                parameter.copy_(parallel.share_of(tensors[f"model.{name}"], parameter))
+        restore_optimizer(self.optimizer, tensors, share_of=parallel.share_of)
+        self._best = {
+            name: parallel.share_of(tensors[f"best.{name}"], parameter)
+            for name, parameter in parameters.items()
+            if f"best.{name}" in tensors
+        }
         self.result = TrainingResult(**state)
 
 

@@ -1,0 +1,64 @@
+"""Training in shares (FSDP2) gives what one worker gives; two processes on the CPU, over gloo."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+HERE = Path(__file__).resolve().parent
+
+
+@pytest.fixture(scope="module", params=["gpt2", "bert"])
+def outcomes(request, tmp_path_factory) -> dict[str, dict]:
+    folder = tmp_path_factory.mktemp(f"fsdp-{request.param}")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parents[1])])
+    workers = [
+        subprocess.Popen(
+            [sys.executable, str(HERE / "fsdp_workers.py"), str(rank), request.param, str(folder)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for worker in workers:
+        _, errors = worker.communicate(timeout=150)
+        assert worker.returncode == 0, errors[-3000:]
+    return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+
+
+def test_the_loss_curve_is_that_of_one_worker(outcomes):
+    for rank in "01":
+        np.testing.assert_allclose(outcomes[rank]["curve"], outcomes["alone"]["curve"], rtol=1e-5)
+
+
+def test_each_worker_holds_half_of_the_model(outcomes):
+    whole = outcomes["alone"]["held"]
+    assert [outcomes[rank]["held"] for rank in "01"] == pytest.approx([whole / 2] * 2, rel=0.1)
+    assert outcomes["0"]["held"] + outcomes["1"]["held"] == whole
+
+
+def test_the_model_is_whole_at_the_end_with_the_weights_of_one_worker(outcomes):
+    for rank in "01":
+        assert outcomes[rank]["best"] == outcomes["alone"]["best"]
+        for name, values in outcomes["alone"]["weights"].items():
+            np.testing.assert_allclose(outcomes[rank]["weights"][name], values, atol=2e-5, err_msg=name)
+
+
+def test_all_workers_have_the_ranks_of_all_users(outcomes):
+    assert outcomes["0"]["ranks"] == outcomes["1"]["ranks"]
+    # Weights that differ in the last bit may swap two scores that are nearly equal.
+    assert np.mean(np.array(outcomes["0"]["ranks"]) == np.array(outcomes["alone"]["ranks"])) > 0.95
+
+
+def test_a_checkpoint_of_all_shares_continues_to_the_same_bits(outcomes):
+    for rank in "01":
+        assert outcomes[f"resumed-{rank}"]["curve"] == outcomes[rank]["curve"]
+        assert outcomes[f"resumed-{rank}"]["weights"] == outcomes[rank]["weights"]
