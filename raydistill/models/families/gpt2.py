@@ -20,6 +20,8 @@ def _config(size: Size, **further) -> GPT2Config:
         "resid_pdrop": size.dropout,
         "embd_pdrop": size.dropout,
         "attn_pdrop": size.dropout,
+        # GPT-2's own gelu_new is the same function, spelt out in eight operators.
+        "activation_function": "gelu_pytorch_tanh",
         "bos_token_id": None,
         "eos_token_id": None,
         "pad_token_id": None,
