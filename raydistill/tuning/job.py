@@ -14,15 +14,16 @@ from typing import Any
 from raydistill.config import Sweep, quality_metric, teacher_identity
 from raydistill.data.statistics import render_statistics
 from raydistill.errors import CorruptArtifactError
-from raydistill.records import RunDirectory, write_json
+from raydistill.records import Record, RunDirectory, write_json
 from raydistill.training import build
 from raydistill.training.prepare import prepare_teacher, prepared_teacher
 from raydistill.training.prepared import PreparedTeacher
 from raydistill.training.resources import Resources
 from raydistill.training.teach import describe_teacher, read_history, warn_if_weak
-from raydistill.tuning import cluster
+from raydistill.tuning import cluster, preflight
 from raydistill.tuning.dealer import Dealer
 from raydistill.tuning.directory import describe_run, kept_records, open_run_directory, set_aside
+from raydistill.tuning.metrics import SweepMetrics
 from raydistill.tuning.plan import Plan
 from raydistill.tuning.progress import Progress
 from raydistill.tuning.specs import teacher_seeds
@@ -89,15 +90,23 @@ class Job:
         expected = plan.trials_by_arm()
         with Progress(expected, quality_metric(self.sweep)) as progress:
             progress.phase("starting Ray")
+            preflight.check_token(self.sweep)
             dashboard = cluster.start(self.sweep)
             if dashboard:
                 progress.phase(f"dashboard: {dashboard}")
+            preflight.check_cluster(self.sweep, self.run, notify=progress.phase)
+            exported = SweepMetrics(self.sweep.name, quality_metric(self.sweep))
+
+            def note(record: Record) -> None:
+                progress.ended(record)
+                exported.note(record)
+
             teachers = [self._prepared(resources, seed, progress) for seed in teacher_seeds(self.sweep)]
             dealer = Dealer(self.sweep, resources.data.hash, teachers, records)
             progress.keep([record for record in records if record.status != "failed"])
             from raydistill.tuning.trials import run_trials
 
-            run_trials(self.sweep, self.run, self.cache, dealer, on_record=progress.ended, on_start=progress.started)
+            run_trials(self.sweep, self.run, self.cache, dealer, on_record=note, on_start=progress.started)
             progress.phase("writing the report")
         return dealer
 

@@ -1,0 +1,270 @@
+"""What is found out before the first trial, and not after an hour: token, room, GPUs, versions, shared storage."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import secrets
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray.autoscaler.sdk import request_resources
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+import raydistill
+from raydistill.config import Sweep
+from raydistill.errors import UserError
+from raydistill.records import RunDirectory
+from raydistill.tuning.capacity import can_grow
+from raydistill.tuning.sharded import Workers
+from raydistill.tuning.sharded_trial import trial_workers
+
+WAIT_S = 900.0
+"""Seconds that an autoscaler has for bringing what is missing: machines take minutes to start."""
+
+ANSWER_S = 120.0
+"""Seconds that a node has for its answer; a new node imports torch first."""
+
+
+def check_token(sweep: Sweep) -> None:
+    """Refuse a token that others can read, or that is missing where a cluster asks for one.
+
+    A local Ray makes a token that every user of the machine can read; it finds one here that only its owner can.
+
+    Raises:
+        UserError: The token is missing, unreadable or open.
+    """
+    mode = os.environ.get("RAY_AUTH_MODE", "").lower()
+    if mode == "disabled" or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    path = Path(named) if named else Path.home() / ".ray" / "auth_token"
+    mend = "(umask 077 && ray get-auth-token --generate >/dev/null) makes one; the cluster must have the same"
+    joins = sweep.execution.address not in ("auto", "local") or bool(os.environ.get("RAY_ADDRESS"))
+    try:
+        content, bits = path.read_text(), path.stat().st_mode & 0o077
+    except FileNotFoundError as error:
+        if named or (joins and mode == "token"):
+            raise UserError("Ray asks for a token, and there is none", where=str(path), mend=mend) from error
+        if not joins:
+            _make_token(path)
+        return
+    except OSError as error:
+        raise UserError(f"Ray's token cannot be read: {error.strerror}", where=str(path), mend=mend) from error
+    if not content.strip():
+        raise UserError("Ray's token is empty", where=str(path), mend=mend)
+    if bits and (joins or mode == "token"):
+        raise UserError(
+            f"others may read Ray's token (mode {path.stat().st_mode & 0o777:04o}), and with it run any command",
+            where=str(path),
+            mend=f"chmod 600 {path}; make a new one if the machine has other users",
+        )
+    if bits:
+        path.chmod(0o600)
+
+
+def _make_token(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w") as file:
+        file.write(secrets.token_hex(32))
+
+
+def check_cluster(
+    sweep: Sweep, run: RunDirectory, *, notify: Callable[[str], None] = print, wait_s: float = WAIT_S
+) -> None:
+    """Refuse a cluster that cannot run the sweep: too small, of other versions, or without shared storage.
+
+    Args:
+        sweep: The sweep.
+        run: Its run directory, which every node must see.
+        notify: Told what is being waited for.
+        wait_s: Seconds that an autoscaler has for bringing what is missing.
+
+    Raises:
+        UserError: With what there is and what is missing.
+    """
+    execution = sweep.execution
+    teacher = Workers(execution.workers, 1.0, execution.gpus_per_worker)
+    for workers, keys in (
+        (teacher, "execution.workers, execution.gpus_per_worker"),
+        (trial_workers(sweep), "execution.workers, execution.gpus_per_trial, execution.cpus_per_trial"),
+    ):
+        _wait_for_room(workers, keys, notify, wait_s)
+    nodes = alive_nodes()
+    if len(nodes) > 1 or not _is_here(nodes[0]):
+        _check_nodes(nodes, run.root)
+
+
+def alive_nodes() -> list[dict]:
+    """Return the nodes of the cluster that are alive, as Ray describes them."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def room_for(workers: Workers, nodes: Sequence[Mapping[str, float]]) -> int:
+    """Return how many such workers fit on nodes with these resources, none of them split over two nodes."""
+
+    def fit(node: Mapping[str, float]) -> int:
+        limits = [node.get("CPU", 0.0) / workers.cpus]
+        if workers.gpus:
+            limits.append(node.get("GPU", 0.0) / workers.gpus)
+        return int(min(limits) + 1e-9)
+
+    return sum(map(fit, nodes))
+
+
+def _wait_for_room(workers: Workers, keys: str, notify: Callable[[str], None], wait_s: float) -> None:
+    deadline, said = time.monotonic() + wait_s, False
+    while True:
+        nodes = [node["Resources"] for node in alive_nodes()]
+        if room_for(workers, nodes) >= workers.number:
+            return
+        if not can_grow() or time.monotonic() > deadline:
+            raise UserError(_too_small(workers, nodes, waited=said), where=keys, mend=_mend(workers))
+        if not said:
+            notify(f"waiting for the autoscaler: {_too_small(workers, nodes, waited=False)}")
+            request_resources(bundles=[_bundle(workers)] * workers.number)
+            said = True
+        time.sleep(min(5.0, wait_s / 10))
+
+
+def _too_small(workers: Workers, nodes: Sequence[Mapping[str, float]], *, waited: bool) -> str:
+    each = f"{workers.cpus:g} CPU" + (f" and {workers.gpus:g} GPU" if workers.gpus else "")
+    there = ", ".join(f"{node.get('CPU', 0):g} CPU {node.get('GPU', 0):g} GPU" for node in nodes)
+    late = ", and the autoscaler has brought no more in time" if waited else ""
+    fits = room_for(workers, nodes)
+    return f"{workers.number} worker(s) of {each} each are asked for, {fits} fit on the nodes there are ({there}){late}"
+
+
+def _bundle(workers: Workers) -> dict[str, int]:
+    """Return one worker's needs in whole units, as the autoscaler takes them."""
+    needs = {"CPU": workers.cpus, "GPU": workers.gpus}
+    return {name: max(1, round(value)) for name, value in needs.items() if value}
+
+
+def _mend(workers: Workers) -> str:
+    if workers.gpus and not ray.cluster_resources().get("GPU"):
+        return "set execution.gpus_per_worker and gpus_per_trial to 0, or join a cluster with GPUs (execution.address)"
+    return "ask for less, or join a larger cluster (execution.address; max_workers in cluster.yaml)"
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """What a node is and sees.
+
+    Attributes:
+        host: Its name.
+        versions: Of raydistill (with a hash of its code), Ray, Python and torch.
+        probe: Content of the probe file in the run directory; None where the node does not see it.
+        writable: Whether the node may write there.
+    """
+
+    host: str
+    versions: Mapping[str, str]
+    probe: str | None
+    writable: bool
+
+
+def check_reports(reports: Sequence[NodeReport], own: NodeReport, root: Path) -> None:
+    """Compare what the nodes say with what is true where the sweep runs.
+
+    Raises:
+        UserError: A node has another version, or does not see the run directory.
+    """
+    for report in reports:
+        other = [
+            f"{name} {report.versions.get(name)} (here {version})"
+            for name, version in own.versions.items()
+            if report.versions.get(name) != version
+        ]
+        if other:
+            raise UserError(
+                f"node {report.host} runs {', '.join(other)}",
+                where=report.host,
+                mend="bring the same code to all nodes: `ray up cluster.yaml` copies and installs it again",
+            )
+        if report.probe != own.probe:
+            raise UserError(
+                f"node {report.host} does not see the run directory",
+                where=str(root),
+                mend="set execution.storage to a folder that all nodes share, such as /mnt/raydistill/runs",
+            )
+        if not report.writable:
+            raise UserError(
+                f"node {report.host} may not write to the run directory",
+                where=str(root),
+                mend="give the user that runs Ray there the right to write",
+            )
+
+
+def _check_nodes(nodes: Sequence[Mapping], root: Path) -> None:
+    """Write a probe file, and let every node say what it is and whether it sees the file."""
+    probe = root / f".probe-{secrets.token_hex(8)}"
+    probe.write_text(probe.name)
+    look = ray.remote(num_cpus=0, max_retries=1)(look_at)
+    try:
+        asked = [
+            (
+                node["NodeManagerHostname"],
+                look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                    str(probe)
+                ),
+            )
+            for node in nodes
+        ]
+        check_reports([_answer(host, reference) for host, reference in asked], look_at(str(probe)), root)
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _answer(host: str, reference: ray.ObjectRef) -> NodeReport:
+    try:
+        return ray.get(reference, timeout=ANSWER_S)
+    except ray.exceptions.GetTimeoutError as error:
+        raise UserError(
+            f"node {host} has not answered in {ANSWER_S:g} s", where=host, mend="look at it with `ray status`"
+        ) from error
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(
+            f"node {host} cannot run raydistill: {reason}",
+            where=host,
+            mend="install it there with the same Python: pip install -c constraints.txt -e .",
+        ) from error
+
+
+def look_at(probe: str) -> NodeReport:
+    """Return what the node that this runs on is, and what it sees of the probe file."""
+    path = Path(probe)
+    content = path.read_text() if path.is_file() else None
+    return NodeReport(socket.gethostname(), versions(), content, os.access(path.parent, os.W_OK))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that must be equal on all nodes."""
+    import torch
+
+    return {
+        "raydistill": f"{raydistill.__version__} ({code_hash()})",
+        "ray": ray.__version__,
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        "torch": torch.__version__.partition("+")[0],
+    }
+
+
+def code_hash(folder: Path | None = None) -> str:
+    """Return 8 hex digits that name the content of raydistill's code: a copy that is out of date has others."""
+    folder = folder or Path(raydistill.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:8]
+
+
+def _is_here(node: Mapping) -> bool:
+    return node["NodeID"] == ray.get_runtime_context().get_node_id()
