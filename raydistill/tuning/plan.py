@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from raydistill.config import Arm, Sweep, arms, quality_metric, strata
 from raydistill.data.splits import SequenceData
 from raydistill.training import build
+from raydistill.training.trial import TEACHER
 from raydistill.tuning.dealer import Dealer
 from raydistill.tuning.estimate import Estimate, estimate, n_confirm
-from raydistill.tuning.specs import configuration, confirm_seeds
+from raydistill.tuning.specs import configuration, confirm_seeds, teacher_seeds
 from raydistill.tuning.suggest import suggest
 
 
@@ -132,11 +134,20 @@ class Plan:
                 else:
                     said = "suggested from the results before it"
                 yield f"  search  {arm.name:<18} #{number:<3} keep {ratio:g} ({depth} layers)  {seconds:5.1f} s  {said}"
-        for arm in self.arms:
-            places = self.strata if arm.in_strata else [(None, None)]
-            for depth, ratio in places:
-                for seed in confirm_seeds(sweep) if arm.in_strata else (sweep.teacher.seed,):
-                    for draw in range(arm.draws if arm.in_strata else 1):
-                        where = f"keep {ratio:g} ({depth} layers)" if arm.in_strata else "as it is"
-                        drawn = f" draw {draw}" if arm.draws > 1 else ""
-                        yield f"  confirm {arm.name:<18} seed {seed}{drawn} {where}"
+        yield from self._confirm_trials()
+
+    def _confirm_trials(self) -> Iterator[str]:
+        sweep = self.sweep
+        for teacher_seed in teacher_seeds(sweep):
+            under = f" under the teacher of seed {teacher_seed}" if sweep.confirm.teachers > 1 else ""
+            for arm in self.arms:
+                if not arm.in_strata:
+                    if arm.name == TEACHER or teacher_seed == sweep.teacher.seed:
+                        yield f"  confirm {arm.name:<18} as it is{under}"
+                    continue
+                settings = sweep.confirm.configurations if arm.has_study else 1
+                cases = product(self.strata, confirm_seeds(sweep), range(settings), range(arm.draws))
+                for (depth, ratio), seed, place, draw in cases:
+                    setting = f" setting {place + 1}" if settings > 1 else ""
+                    drawn = f" draw {draw}" if arm.draws > 1 else ""
+                    yield f"  confirm {arm.name:<18} keep {ratio:g} ({depth} layers) seed {seed}{setting}{drawn}{under}"

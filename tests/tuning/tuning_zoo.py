@@ -23,7 +23,7 @@ METRIC = "ndcg@10"
 TEXT = """\
 name: small
 task: next_item
-data: {source: synthetic, n_users: 60, n_items: 40, n_genres: 4, shortest: 6, longest: 9, hops: 1,
+data: {source: synthetic, n_users: 60, n_items: 60, n_genres: 4, shortest: 6, longest: 9, hops: 1,
        min_interactions: 1, max_length: 8}
 teacher: {family: gpt2, layers: 8, hidden: 8, heads: 2, epochs: 2}
 selectors: [fisher, uniform, {name: random, draws: 3}]
