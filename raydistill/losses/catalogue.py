@@ -23,12 +23,12 @@ from raydistill.losses.distillation import LossParts, LossWeights
 from raydistill.losses.tiles import add_tiled
 from raydistill.losses.workspace import Products, Workspace, add_soft, logits_into
 
-CHUNK_LOGITS = 1 << 20
-"""Logits in one chunk: 4 MB in float32, which stays near the core and still feeds the matrix product well."""
+CHUNK_LOGITS = 1 << 18
+"""Logits in one chunk: its buffers stay in the cache of a core."""
 
 GPU_CHUNK_LOGITS = 1 << 27
 
-LEAST_POSITIONS = 64
+LEAST_POSITIONS = 80
 """Positions in one chunk, at least: with fewer the matrix products wait for the table."""
 
 TILE_FROM_ITEMS = 1 << 16

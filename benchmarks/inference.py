@@ -1,0 +1,106 @@
+"""Latency of students by depth: eager, compiled, ONNX Runtime, and int8 weights, with the scores of all items."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.measure import row
+from benchmarks.training import MAX_LENGTH, model
+from raydistill.data.splits import SequenceData
+from raydistill.metrics import forward_flops, latency_ms
+from raydistill.models.recommender import Recommender
+
+TEACHER_LAYERS = 8
+
+
+class Scores(nn.Module):
+    """The scores of all items after the last item of each history."""
+
+    def __init__(self, recommender: Recommender) -> None:
+        super().__init__()
+        self.recommender = recommender
+
+    def forward(self, input_ids):
+        """Return ``[batch, items]``."""
+        return self.recommender.logits(self.recommender.hidden(input_ids)[:, -1])
+
+
+def run(data: SequenceData, *, quick: bool) -> list[dict[str, Any]]:
+    """Return milliseconds by depth and batch size, each against the teacher run eagerly."""
+    teacher = model(data, TEACHER_LAYERS).eval()
+    depths = (8, 2) if quick else (8, 4, 2, 1)
+    students = {depth: Scores(teacher.keep_layers(list(range(depth)))).eval() for depth in depths}
+    rows = []
+    for batch in (1, 256):
+        ids = torch.randint(1, data.n_items + 1, (batch, MAX_LENGTH))
+        against, flops = None, None
+        for depth, scores in students.items():
+            area, work = f"latency, batch {batch}", f"{depth} blocks, eager"
+            measured = _measure(lambda scores=scores, ids=ids: scores(ids), batch, quick)
+            count = forward_flops(lambda scores=scores, ids=ids: scores(ids))
+            against, flops = against or measured, flops or count
+            rows.append(row(area, work, measured, against, note=f"FLOP ratio {count / flops:.2f}"))
+            for name, make in _FORMS.items():
+                if quick and name == "compiled":
+                    rows.append(row(area, f"{depth} blocks, {name}", None, note="skipped: quick"))
+                    continue
+                try:
+                    other = make(scores, ids)
+                except ModuleNotFoundError as error:
+                    rows.append(row(area, f"{depth} blocks, {name}", None, note=f"skipped: {error}"))
+                    continue
+                rows.append(row(area, f"{depth} blocks, {name}", _measure(other, batch, quick), against))
+    return rows
+
+
+def _measure(forward: Callable[[], Any], batch: int, quick: bool) -> float:
+    repeats = (30 if batch == 1 else 3) if quick else (100 if batch == 1 else 8)
+    return latency_ms(forward, repeats=repeats, warmup=3)["p50"] / 1e3
+
+
+def _compiled(scores: nn.Module, ids: torch.Tensor):
+    compiled = torch.compile(scores)
+    return lambda: compiled(ids)
+
+
+def _int8(scores: nn.Module, ids: torch.Tensor):
+    """Return a call with int8 weights in linear layers; GPT-2's Conv1D is a linear layer laid out the other way."""
+    quantized = copy.deepcopy(scores)
+    for parent in list(quantized.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child).__name__ == "Conv1D":
+                linear = nn.Linear(*child.weight.shape)
+                linear.weight, linear.bias = nn.Parameter(child.weight.T.contiguous()), child.bias
+                setattr(parent, name, linear)
+    with warnings.catch_warnings():  # torch moves its quantization elsewhere
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", UserWarning)
+        quantized = torch.ao.quantization.quantize_dynamic(quantized, {nn.Linear}, dtype=torch.qint8)
+    return lambda: quantized(ids)
+
+
+def _onnx(scores: nn.Module, ids: torch.Tensor):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(f"{package} is not installed")
+    import onnxruntime
+
+    path = Path(tempfile.mkdtemp()) / "student.onnx"
+    torch.onnx.export(scores, (ids,), str(path), dynamo=True)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda: session.run(None, {name: ids.numpy()})
+
+
+_FORMS = {"compiled": _compiled, "int8 weights": _int8, "ONNX Runtime": _onnx}
