@@ -76,6 +76,8 @@ class Teacher(Section):
         dropout: 0.1 where the teacher is built from a family; null is what a pretrained one has.
         patience: Epochs without a better validation NDCG@10 before training stops; null trains all of them.
         intermediate: Width of the feed-forward part; null is four times ``hidden``.
+        initializer_range: Standard deviation of the first weights, where the family has such a key; null is the
+            family's own, which is meant for wide models: a narrow one learns faster from about ``hidden ** -0.5``.
     """
 
     family: str | None = None
@@ -84,6 +86,7 @@ class Teacher(Section):
     hidden: Count | None = None
     heads: Count | None = None
     intermediate: Count | None = None
+    initializer_range: Positive | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     epochs: Whole
     seed: Whole = 0
@@ -100,7 +103,7 @@ class Teacher(Section):
             raise broken("exactly one of family and pretrained is given", allowed=("family", "pretrained"))
         shape = ("layers", "hidden", "heads")
         if self.pretrained is not None:
-            for key in (*shape, "intermediate"):
+            for key in (*shape, "intermediate", "initializer_range"):
                 if getattr(self, key) is not None:
                     raise broken("a pretrained teacher brings its own shape; leave this key out", at=(key,))
             return self
@@ -240,13 +243,13 @@ class Analysis(Section):
     Attributes:
         metric: The metric of every claim.
         reference: The arm that the others are compared with; ``uniform`` where that is an arm.
-        margin: How much worse than the teacher still counts as not worse, in units of the metric.
+        margin: How much worse still counts as not worse, as a share of the other's mean.
         level: Significance level.
     """
 
     metric: str = "ndcg@10"
     reference: str | None = None
-    margin: Positive
+    margin: OpenShare = 0.02
     level: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
 
 

@@ -102,6 +102,7 @@ def untrained(sweep: Sweep, data: SequenceData, *, seed: int, layers: int | None
         dropout=0.1 if teacher.dropout is None else teacher.dropout,
         max_length=sweep.data.max_length,
         seed=seed,
+        **({} if teacher.initializer_range is None else {"initializer_range": teacher.initializer_range}),
     )
 
 

@@ -13,9 +13,9 @@ import pytest
 from raydistill.data.sources.synthetic import GENRES, THEMES, Params, check, generate, load
 from raydistill.errors import DataError
 
-SMALL = Params(n_users=200, n_items=160, shortest=8, longest=20, n_genres=6, hops=3, max_stride=3)
+SMALL = Params(n_users=200, n_items=160, shortest=8, longest=20, n_genres=6, hops=3)
 CHANGES = {
-    "n_users": 201, "n_items": 170, "shortest": 9, "longest": 21, "n_genres": 5, "hops": 4, "max_stride": 2,
+    "n_users": 201, "n_items": 170, "shortest": 9, "longest": 21, "n_genres": 5, "hops": 4,
     "noise": 0.5, "popularity": 0.5, "taste": 0.1, "series": 2.0, "series_share": 0.1, "seed": 1,
 }  # fmt: skip
 
@@ -34,13 +34,13 @@ def read(raw):
     return {user: [item for _, item in sorted(rows)] for user, rows in histories.items()}, items
 
 
-def follow(history, strides, depths, max_hops):
-    """Return the place where the rule ends, by recursion; an oracle that shares no code with the generator."""
+def resolve(genres, squares, hops):
+    """Return the next genre of a history of genres, by recursion; an oracle that shares no code with the generator."""
 
-    def hop(place, left):
-        return place if left == 0 else hop(max(0, place - strides[history[place]]), left - 1)
+    def value(left):
+        return genres[-1] if left == 0 else squares[left - 1][value(left - 1)][genres[-1 - left]]
 
-    return hop(len(history) - 1, min(depths[history[-1]], max_hops))
+    return value(min(hops, len(genres) - 1))
 
 
 def test_load_gives_the_schema_of_every_source(tmp_path):
@@ -57,10 +57,9 @@ def test_load_gives_the_schema_of_every_source(tmp_path):
     assert all(SMALL.shortest <= len(history) <= SMALL.longest for history in histories.values())
     assert all(len(set(history)) == len(history) for history in histories.values())
     assert len({item["title"] for item in items.values()}) == SMALL.n_items
-    genre, theme, depth = items["i0"]["attributes"]
+    genre, theme = items["i0"]["attributes"]
     assert genre in GENRES
     assert theme in THEMES
-    assert depth.startswith("depth ")
 
 
 def test_times_of_a_user_rise(tmp_path):
@@ -89,21 +88,17 @@ def test_every_parameter_bites(world, key):
 def test_the_rule_gives_every_genre_when_there_is_no_noise(tmp_path):
     params = dataclasses.replace(SMALL, noise=0.0)
     histories, items = read(load(params, tmp_path))
-    genres = {item: row["attributes"][0] for item, row in items.items()}
-    depths = {item: int(row["attributes"][2].removeprefix("depth ")) for item, row in items.items()}
-    strides = {item: 1 + GENRES.index(genre) % params.max_stride for item, genre in genres.items()}
-    successors: dict[str, set[str]] = {}
-    far = 0
+    squares = generate(params).catalogue.squares.tolist()
     for history in histories.values():
-        for end in range(1, len(history)):
-            place = follow(history[:end], strides, depths, params.hops)
-            far += end - 1 - place > params.max_stride
-            successors.setdefault(genres[history[place]], set()).add(genres[history[end]])
-    assert set(successors) == set(GENRES[: params.n_genres])
-    assert all(len(after) == 1 for after in successors.values())
-    assert all(genre not in after for genre, after in successors.items())
-    assert len(set.union(*successors.values())) == params.n_genres
-    assert far > 500
+        genres = [GENRES.index(items[item]["attributes"][0]) for item in history]
+        assert genres[1:] == [resolve(genres[:end], squares, params.hops) for end in range(1, len(genres))]
+
+
+def test_every_square_is_latin(world):
+    symbols = list(range(SMALL.n_genres))
+    assert world.catalogue.squares.shape == (SMALL.hops, SMALL.n_genres, SMALL.n_genres)
+    for square in world.catalogue.squares:
+        assert all(sorted(line) == symbols for line in [*square.tolist(), *square.T.tolist()])
 
 
 def test_noise_breaks_the_rule_as_often_as_it_says():
@@ -114,21 +109,19 @@ def test_noise_breaks_the_rule_as_often_as_it_says():
 
 
 def test_fewer_hops_do_not_explain_the_genres(world):
-    one_hop = dataclasses.replace(SMALL, hops=1)
-    same = [_agreement(world, one_hop), _agreement(world, SMALL)]
-    assert same[1] > 0.9
-    assert same[0] < 0.75
+    agreement = [_agreement(world, hops) for hops in range(SMALL.hops + 1)]
+    assert agreement[-1] > 0.9
+    assert max(agreement[:-1]) < 0.4
 
 
-def _agreement(world, params):
-    """Return the share of places whose genre the pointer rule gives when no more than ``params.hops`` are made."""
-    catalogue = world.catalogue
-    strides, good, total = 1 + catalogue.genre % params.max_stride, 0, 0
+def _agreement(world, hops):
+    """Return the share of places whose genre the rule gives when it makes no more than ``hops`` hops."""
+    squares = world.catalogue.squares.tolist()
+    good, total = 0, 0
     for row, length in zip(world.items, world.lengths, strict=True):
-        for end in range(1, length):
-            place = follow(row[:end], strides, catalogue.depth, params.hops)
-            good += catalogue.order[catalogue.genre[row[place]]] == catalogue.genre[row[end]]
-            total += 1
+        genres = world.catalogue.genre[row[:length]].tolist()
+        good += sum(resolve(genres[:end], squares, hops) == genres[end] for end in range(SMALL.hops + 1, length))
+        total += length - SMALL.hops - 1
     return good / total
 
 
@@ -177,7 +170,7 @@ def test_no_genre_runs_out_in_the_smallest_catalogue(n_genres, series_share):
     ("key", "value"),
     [
         ("n_users", 0), ("n_items", 50), ("n_items", 10_000), ("shortest", 2), ("shortest", 21), ("n_genres", 1),
-        ("n_genres", 13), ("hops", 0), ("max_stride", 0), ("noise", 1.5), ("noise", float("nan")), ("popularity", -1.0),
+        ("n_genres", 13), ("hops", 0), ("noise", 1.5), ("noise", float("nan")), ("popularity", -1.0),
         ("taste", -1.0), ("series", 0.5), ("series_share", 2.0), ("seed", -1),
     ],
 )  # fmt: skip

@@ -1,21 +1,21 @@
 """Synthetic: a seeded catalogue, and users whose next item follows from rules of several hops over their history.
 
-Every item has a genre, a theme and a depth; all three are attributes that a person can read. A user's next
-item is drawn in two steps:
+Every item has a genre and a theme, attributes that a person can read. A user's next item is drawn in two steps:
 
-1. **The rule gives the genre.** Start at the user's latest item. A hop goes some places back in the history, as many as
-   the stride of the genre of the item it starts from (genre 0 one place, genre 1 two, ...; at most ``max_stride``,
-   then from one again) and not past the first item. There are as many hops as the depth of the latest item.
-   The genre of the item where the hops end, moved on by a fixed cycle of the genres, is the next genre.
-   With probability ``noise`` the next genre is drawn at random instead.
+1. **The rule gives the genre.** Start with the genre of the user's latest item. A hop looks up that genre together
+   with the genre of the item one place further back in a square of its own; what stands there is the genre that the
+   next hop starts from. After ``hops`` hops (fewer where the history is shorter) the genre is the next item's.
+   The squares are Latin: every genre once in each row and column, so that a genre left out of the look-up tells
+   nothing at all of the result. With probability ``noise`` the next genre is drawn at random instead.
 2. **Popularity, taste and series choose the item** among the items of that genre that the user has not had:
    its weight is Zipf's law of its rank, times ``exp(taste)`` where its theme is the user's favourite, times ``series``
    where the user has had the part before it, and divided by ``series`` where that part is still to come.
 
-Each hop needs the result of the hop before it, so a model must look back, find where that leads, and look back again:
-a few layers for each hop, and depth pays (k hops need a depth that grows with log k: Sanford, Hsu and Telgarsky,
-"Transformers, parallel computation, and logarithmic depth", 2024). No item occurs twice in a history, so a
-protocol that drops repeats changes nothing.
+Each hop needs the result of the hop before it, and the looked-up values are never shown: composing them layer by
+layer takes depth (Liu et al. 2023, "Transformers learn shortcuts to automata": composing k functions in parallel
+takes a depth that grows with log k), and what is not composed has to be learned by heart, ``n_genres ** (hops + 1)``
+cases of it. What that is worth to a trained model is measured in docs/synthetic.md. No item occurs twice in a history,
+so a protocol that drops repeats changes nothing.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ NOUNS = (
     "Mirror", "Night", "Orchard", "Path", "River", "Summer", "Tower", "Voice",
 )  # fmt: skip
 PARTS = 3
-GENERATOR = 4  # goes up when the same parameters give another world, so that no cache serves the old one
+GENERATOR = 5  # goes up when the same parameters give another world, so that no cache serves the old one
 FIRST_DAY = 1_600_000_000
 WORDS = len(ADJECTIVES) * len(NOUNS)
 
@@ -60,8 +60,7 @@ class Params:
         shortest, longest: The number of items of a user is uniform between the two, both included.
             Keep them far apart: the places that only the longest histories reach are hardly trained on.
         n_genres: Number of genres, 2 to 12.
-        hops: Largest depth of an item; depths are uniform from 1 to it.
-        max_stride: Farthest that one hop goes back, in places.
+        hops: Look-ups that the next genre takes, each with the genre of one item further back.
         noise: Probability that a genre is drawn at random instead of by the rule.
         popularity: Exponent of Zipf's law of the items' popularity; 0 makes all equally popular.
         taste: Log of the factor for items of a user's favourite theme; 0 for no taste.
@@ -71,12 +70,11 @@ class Params:
     """
 
     n_users: int = 2000
-    n_items: int = 128
+    n_items: int = 200
     shortest: int = 8
     longest: int = 28
-    n_genres: int = 4
-    hops: int = 4
-    max_stride: int = 2
+    n_genres: int = 6
+    hops: int = 2
     noise: float = 0.05
     popularity: float = 1.0
     taste: float = 1.0
@@ -90,20 +88,19 @@ class Catalogue:
     """The items, by index from 0.
 
     Attributes:
-        genre, theme, depth: Int64 ``[n_items]``; depth is a number of hops, from 1.
+        genre, theme: Int64 ``[n_items]``.
         previous_part: Int64 ``[n_items]``, the item that is the part before, or -1.
         popularity: Float64 ``[n_items]``, Zipf weights.
         titles: ``[n_items]``; the second part of "The Amber Coast" is "The Amber Coast 2".
-        order: Int64 ``[n_genres]``, the cycle that gives the next genre from the one where the hops end.
+        squares: Int64 ``[hops, n_genres, n_genres]``, a Latin square a hop: genre so far by the one further back.
     """
 
     genre: np.ndarray
     theme: np.ndarray
-    depth: np.ndarray
     previous_part: np.ndarray
     popularity: np.ndarray
     titles: list[str]
-    order: np.ndarray
+    squares: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -159,7 +156,6 @@ def check(params: Params) -> None:
         "n_genres": (2, len(GENRES)),
         "n_items": (largest, WORDS),
         "hops": (1, 16),
-        "max_stride": (1, 16),
         "noise": (0, 1),
         "popularity": (0, 5),
         "taste": (0, 10),
@@ -200,7 +196,7 @@ def generate(params: Params) -> World:
         order = np.where(has_previous, np.where(begun, params.series, 1 / params.series), 1.0)
         weight = catalogue.popularity * taste * order * ~seen
         genre = (
-            next_genre(catalogue, items, position, params)
+            next_genre(catalogue, items, position)
             if position
             else draws.integers(params.n_genres, size=len(users))
         )
@@ -215,25 +211,21 @@ def generate(params: Params) -> World:
     return World(catalogue, items, lengths, favourite, by_rule, last_probability)
 
 
-def next_genre(catalogue: Catalogue, items: np.ndarray, position: int, params: Params) -> np.ndarray:
+def next_genre(catalogue: Catalogue, items: np.ndarray, position: int) -> np.ndarray:
     """Return the genre that the rule gives to ``position``.
 
     Args:
         catalogue: The items.
         items: Int ``[n_users, length]`` with the history before ``position``.
         position: Of the next item, from 1.
-        params: For ``max_stride``.
 
     Returns:
         Int64 ``[n_users]``.
     """
-    users = np.arange(len(items))
-    place = np.full(len(items), position - 1)
-    depth = catalogue.depth[items[:, position - 1]]
-    for hop in range(depth.max()):
-        stride = 1 + catalogue.genre[items[users, place]] % params.max_stride
-        place = np.where(hop < depth, np.maximum(place - stride, 0), place)
-    return catalogue.order[catalogue.genre[items[users, place]]]
+    genre = catalogue.genre[items[:, position - 1]]
+    for hop, square in enumerate(catalogue.squares[: position - 1]):
+        genre = square[genre, catalogue.genre[items[:, position - 2 - hop]]]
+    return genre
 
 
 def make_catalogue(params: Params) -> Catalogue:
@@ -254,22 +246,17 @@ def make_catalogue(params: Params) -> Catalogue:
     return Catalogue(
         genre=genre,
         theme=draws.integers(len(THEMES), size=params.n_items),
-        depth=draws.integers(1, params.hops + 1, size=params.n_items),
         previous_part=previous,
         popularity=(1.0 + rank) ** -params.popularity,
         titles=titles,
-        order=_cycle(draws.permutation(params.n_genres)),
+        squares=np.stack([_latin_square(params.n_genres, draws) for _ in range(params.hops)]),
     )
 
 
-def _cycle(genres: np.ndarray) -> np.ndarray:
-    """Return Int64 ``[n_genres]``: the permutation that takes each genre to its successor in ``genres``, in one cycle.
-
-    One cycle has no fixed point; a genre that led to itself would hold the users for good, and need no rule to guess.
-    """
-    order = np.empty_like(genres)
-    order[genres] = np.roll(genres, -1)
-    return order
+def _latin_square(n: int, draws: np.random.Generator) -> np.ndarray:
+    """Return Int64 ``[n, n]``: the addition table of the integers modulo n, its rows, columns and symbols shuffled."""
+    table = np.add.outer(draws.permutation(n), draws.permutation(n)) % n
+    return draws.permutation(n)[table]
 
 
 def _even_genres(work: np.ndarray, n_genres: int) -> np.ndarray:
@@ -301,8 +288,7 @@ def _interactions(world: World) -> pa.RecordBatch:
 
 def _items(catalogue: Catalogue) -> pa.RecordBatch:
     attributes = [
-        [GENRES[genre], THEMES[theme], f"depth {depth}"]
-        for genre, theme, depth in zip(catalogue.genre, catalogue.theme, catalogue.depth, strict=True)
+        [GENRES[genre], THEMES[theme]] for genre, theme in zip(catalogue.genre, catalogue.theme, strict=True)
     ]
     ids = [f"i{number}" for number in range(len(attributes))]
     return item_batch(pa.array(ids), pa.array(catalogue.titles), pa.array(attributes), lambda row: f"item {row}")
