@@ -317,6 +317,6 @@ class Sweep(RootKeys):
     distillation: Distillation = Distillation()
     search: Search
     confirm: Confirm
-    analysis: Analysis
+    analysis: Analysis = Analysis()
     execution: Execution = Execution()
     sections: Any = None

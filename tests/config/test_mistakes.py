@@ -235,7 +235,7 @@ def test_a_required_section_that_is_missing(load, minimal, key):
 
 @pytest.mark.parametrize(
     ("key", "section"),
-    [("trials", "search"), ("space", "search"), ("seeds", "confirm"), ("margin", "analysis"), ("epochs", "training")],
+    [("trials", "search"), ("space", "search"), ("seeds", "confirm"), ("epochs", "training")],
 )
 def test_what_the_sweep_compares_has_no_default(load, minimal, key, section):
     text = re.sub(rf"(  | ?){key}:( [^\n,}}{{]*|\n(    .*\n)*)", " ", minimal)
