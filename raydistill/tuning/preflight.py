@@ -16,7 +16,7 @@ import ray
 from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-import raydistill
+from raydistill import __version__
 from raydistill.config import Sweep
 from raydistill.errors import UserError
 from raydistill.records import RunDirectory
@@ -250,7 +250,7 @@ def versions() -> dict[str, str]:
     import torch
 
     return {
-        "raydistill": f"{raydistill.__version__} ({code_hash()})",
+        "raydistill": f"{__version__} ({code_hash()})",
         "ray": ray.__version__,
         "python": ".".join(platform.python_version_tuple()[:2]),
         "torch": torch.__version__.partition("+")[0],
@@ -259,7 +259,7 @@ def versions() -> dict[str, str]:
 
 def code_hash(folder: Path | None = None) -> str:
     """Return 8 hex digits that name the content of raydistill's code: a copy that is out of date has others."""
-    folder = folder or Path(raydistill.__file__).parent
+    folder = folder or Path(__file__).resolve().parent.parent
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
