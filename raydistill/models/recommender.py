@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from raydistill.errors import ModelError
 from raydistill.models.checkpoint import load_backbone, one_line, quiet, replace_table, seeded
-from raydistill.models.families import FAMILIES, Family, Size, depth
+from raydistill.models.families import FAMILIES, Family, Size, depth, family_of
 from raydistill.models.surgery import keep_layers, model_hash
 
 RECORD = "recommender.json"
@@ -88,6 +89,19 @@ class Recommender(nn.Module):
         student = keep_layers(self.backbone, layer_map, teacher_hash=teacher_hash or model_hash(self))
         student = Recommender(student, **self._settings())
         return student.train(self.training)
+
+    def reinitialized(self, seed: int) -> Recommender:
+        """Return a recommender of the same shape with random weights, in training mode.
+
+        Args:
+            seed: Initialization depends on it alone.
+        """
+        family = family_of(self.backbone)
+        config = deepcopy(self.backbone.config)
+        with seeded(seed):
+            backbone = getattr(transformers, family.base_class)(config, **family.base_arguments)
+            replace_table(backbone, self.n_items + 2, family.table_std(config))
+        return Recommender(backbone, **self._settings()).train()
 
     def _settings(self) -> dict:
         return {

@@ -41,17 +41,27 @@ def test_an_untrained_model_has_the_shape_that_is_asked_for(tmp_path, family):
     assert any(not torch.equal(state[name], other[name]) for name in state)
 
 
-def test_a_control_of_a_pretrained_teacher_has_its_shape_and_none_of_its_weights(tmp_path):
-    first = resources_in(tmp_path)
+@pytest.mark.parametrize("family", ["gpt2", "bert", "t5"])
+def test_a_control_of_a_pretrained_teacher_has_its_shape_and_none_of_its_weights(tmp_path, family):
+    first = resources_in(tmp_path, f"teacher.family={family}")
     teacher = build.untrained(first.sweep, first.data, seed=0)
     teacher.backbone.save_pretrained(tmp_path / "checkpoint")
     resources = resources_in(tmp_path, f"teacher={{pretrained: {tmp_path / 'checkpoint'}, epochs: 1}}", run="other")
     loaded = build.untrained(resources.sweep, resources.data, seed=0)
     control = build.untrained(resources.sweep, resources.data, seed=0, layers=2)
-    own, theirs = control.backbone.h[0].attn.c_attn.weight, loaded.backbone.h[0].attn.c_attn.weight
-    assert torch.equal(theirs, teacher.backbone.h[0].attn.c_attn.weight)
-    assert own.shape == theirs.shape
-    assert not torch.allclose(own, theirs)
+    states = [model.keep_layers([0, 1]).state_dict() for model in (teacher, loaded, control)]
+    weights = [name for name, value in states[0].items() if value.ndim == 2 and "embed" not in name and "w" in name]
+    blocks = [name for name in weights if ".0." in name]
+    assert blocks
+    for name in blocks:
+        before, theirs, own = (state[name] for state in states)
+        assert torch.equal(theirs, before)
+        assert own.shape == theirs.shape
+        assert not torch.allclose(own, theirs)
+    again = build.untrained(resources.sweep, resources.data, seed=0, layers=2).state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in control.state_dict().items())
+    batch = torch.tensor([[1, 2, 3]])
+    assert torch.isfinite(control.eval().logits(control.hidden(batch))).all()
     assert control.n_layers == 2
     with pytest.raises(ModelError, match="deeper"):
         build.untrained(resources.sweep, resources.data, seed=0, layers=5)
