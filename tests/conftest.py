@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Read when torch is imported: models as small as those of the tests only lose by several threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
