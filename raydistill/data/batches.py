@@ -16,11 +16,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from raydistill.data.lengths import GROUP_OVERHEAD, cut_by_tokens, split_by_length
 from raydistill.data.splits import SequenceData
 from raydistill.seeding import stream
-
-GROUP_OVERHEAD = 256
-"""Padded positions that one more group has to save, to be worth one more pass through the model."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +203,7 @@ class TrainingExamples:
     def ordered(self, batch_tokens: int, *, pattern: int = 0, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         """Yield every example once, ordered by length, about ``batch_tokens`` positions at a time."""
         order = np.argsort(self.lengths, kind="stable")[::-1]
-        for number, part in enumerate(_cut_by_tokens(order, self.lengths[order], batch_tokens)):
+        for number, part in enumerate(cut_by_tokens(order, self.lengths[order], batch_tokens)):
             if number % world_size == rank:
                 yield self.batch(part, pattern)
 
@@ -264,7 +262,7 @@ def evaluation_batches(
     longest = max_length if causal else max_length - 1
     lengths = np.minimum(targets - data.offsets[users], longest)
     order = np.argsort(lengths, kind="stable")
-    for chosen in _cut_by_tokens(order, lengths[order], batch_tokens):
+    for chosen in cut_by_tokens(order, lengths[order], batch_tokens):
         length = lengths[chosen]
         column = np.arange(length.max() + (0 if causal else 1))
         real = column < length[:, None]
@@ -292,37 +290,6 @@ def seen_items(data: SequenceData, part: str, users: np.ndarray) -> tuple[np.nda
     return rows, data.items[begin[rows] + within].astype(np.int64)
 
 
-def split_by_length(examples: np.ndarray, lengths: np.ndarray, groups: int) -> list[np.ndarray]:
-    """Return the examples in at most ``groups`` parts of neighbouring lengths with the least padding.
-
-    The best cut of the sorted lengths is found exactly, by dynamic programming over distinct lengths;
-    a further group must save :data:`GROUP_OVERHEAD` padded positions.
-    """
-    if examples.size == 0:
-        return []
-    order = np.argsort(lengths, kind="stable")
-    distinct, counts = np.unique(lengths, return_counts=True)
-    ends = np.concatenate([[0], np.cumsum(counts)])
-    n = distinct.size
-    # padded[i, j]: positions of a group that holds the distinct lengths i..j, padded to the longest.
-    padded = (ends[None, 1:] - ends[:-1, None]) * distinct[None, :] + GROUP_OVERHEAD
-    padded = np.where(np.arange(n)[:, None] <= np.arange(n)[None, :], padded, np.iinfo(np.int64).max // 4)
-    best = padded[0].copy()
-    cuts: list[np.ndarray] = []
-    for _ in range(min(groups, n) - 1):
-        through = np.concatenate([[np.iinfo(np.int64).max // 4], best[:-1]])[:, None] + padded
-        start = through.argmin(axis=0)
-        better = through[start, np.arange(n)] < best
-        cuts.append(np.where(better, start, -1))
-        best = np.where(better, through[start, np.arange(n)], best)
-    bounds, last = [], n - 1
-    for cut in reversed(cuts):
-        if last >= 0 and cut[last] > 0:
-            bounds.append(ends[cut[last]])
-            last = cut[last] - 1
-    return np.split(examples[order], sorted(bounds))
-
-
 def _target_positions(data: SequenceData, part: str) -> np.ndarray:
     if part == "validation":
         return np.asarray(data.validation_position)
@@ -343,12 +310,14 @@ def _windows(begin: np.ndarray, end: np.ndarray, max_length: int, overlap: int) 
     return start, stop - start
 
 
-def _cut_by_tokens(order: np.ndarray, lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
-    """Yield runs of ``order`` whose padded size stays within ``batch_tokens`` (at least one example each)."""
-    start = 0
-    while start < order.size:
-        ahead = lengths[start : start + max(1, batch_tokens)]
-        padded = np.arange(1, ahead.size + 1) * np.maximum.accumulate(ahead)
-        size = max(1, int(np.searchsorted(padded, batch_tokens, side="right")))
-        yield order[start : start + size]
-        start += size
+__all__ = [
+    "GROUP_OVERHEAD",
+    "Batch",
+    "EvaluationBatch",
+    "Step",
+    "TrainingExamples",
+    "evaluation_batches",
+    "evaluation_users",
+    "seen_items",
+    "split_by_length",
+]
