@@ -79,7 +79,8 @@ class Progress:
         self._running[record.arm] -= 1
         self._count(record)
         if record.status == "failed":
-            self.console.print(f"failed: {record.name}: {(record.error or '').splitlines()[0]}", markup=False)
+            reason = (record.error or "no reason given").splitlines()[0]
+            self.console.print(f"failed: {record.name}: {reason}", markup=False)
         now = time.monotonic()
         if self._live is None and now - self._last_line >= PLAIN_INTERVAL_S:
             self._last_line = now

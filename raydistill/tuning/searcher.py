@@ -88,10 +88,13 @@ class Bookkeeper(_NotInSnapshots, Callback):
         self._run = run
         self._on_record = on_record
         self._on_start = on_start
+        self._begun: set[str] = set()
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Say that a trial has started."""
-        self._on_start(self._searcher.specs[trial.trial_id])
+        """Say that a trial has started; one that starts again, since its process was lost, is under way already."""
+        if trial.trial_id not in self._begun:
+            self._begun.add(trial.trial_id)
+            self._on_start(self._searcher.specs[trial.trial_id])
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Take note of the record that the trial wrote."""

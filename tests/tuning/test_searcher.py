@@ -1,0 +1,107 @@
+"""Between Tune and the dealer, without a Tuner: what is suggested, and what is noted of what ended."""
+
+from __future__ import annotations
+
+import pickle
+from types import SimpleNamespace
+
+import pytest
+from ray.tune.search import Searcher
+from tuning_zoo import dealer_of, invented_record, small_sweep
+
+from raydistill.records import RunDirectory, read_record, write_record
+from raydistill.training.trial import TrialSpec
+from raydistill.tuning.searcher import Bookkeeper, DealerSearcher
+from raydistill.tuning.sharded import Workers
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    return small_sweep(tmp_path)
+
+
+@pytest.fixture
+def parts(sweep, tmp_path):
+    """Searcher, bookkeeper, run directory, and what the bookkeeper has said."""
+    run, said = RunDirectory(tmp_path / "run"), SimpleNamespace(records=[], started=[])
+    searcher = DealerSearcher(dealer_of(sweep), run, tmp_path / "cache", Workers(number=1, cpus=1.0, gpus=0.0))
+    keeper = Bookkeeper(searcher, sweep, run, on_record=said.records.append, on_start=said.started.append)
+    return searcher, keeper, run, said
+
+
+def tune_trial(name: str, error_file: str | None = None) -> SimpleNamespace:
+    return SimpleNamespace(trial_id=name, error_file=error_file)
+
+
+def test_a_suggestion_holds_the_whole_spec_as_plain_values(parts):
+    searcher, _, run, _ = parts
+    config = searcher.suggest("a")
+    spec = TrialSpec(**config["spec"])
+    assert spec == searcher.specs["a"]
+    assert config["run"] == str(run.root)
+    assert config["name"] == spec.name
+
+
+def test_none_while_a_group_runs_and_finished_at_the_end(parts, sweep):
+    searcher, keeper, run, _ = parts
+    running, number = [], 0
+    saw_none = False
+    while (config := searcher.suggest(str(number))) != Searcher.FINISHED:
+        if config is None:
+            saw_none = True
+            name = running.pop(0)
+            record = invented_record(searcher.specs[name], sweep)
+            write_record(run.record_file(record.id), record)
+            keeper.on_trial_complete(0, [], tune_trial(name))
+        else:
+            running.append(str(number))
+        number += 1
+    assert saw_none
+    assert searcher.dealer.is_exhausted
+
+
+def test_an_ended_trial_is_noted_from_the_record_that_it_wrote(parts, sweep):
+    searcher, keeper, run, said = parts
+    searcher.suggest("a")
+    record = invented_record(searcher.specs["a"], sweep)
+    write_record(run.record_file(record.id), record)
+    keeper.on_trial_start(0, [], tune_trial("a"))
+    keeper.on_trial_complete(0, [], tune_trial("a"))
+    assert [one.id for one in said.records] == [record.id]
+    assert searcher.dealer.searches[record.arm].records[record.number].id == record.id
+    assert searcher.specs == {}
+
+
+def test_a_trial_that_starts_again_is_said_to_start_once(parts):
+    searcher, keeper, _, said = parts
+    searcher.suggest("a")
+    for _ in range(2):
+        keeper.on_trial_start(0, [], tune_trial("a"))
+    assert len(said.started) == 1
+
+
+def test_a_lost_trial_gets_a_record_with_the_last_line_of_its_error(parts, tmp_path):
+    searcher, keeper, run, said = parts
+    searcher.suggest("a")
+    spec = searcher.specs["a"]
+    (tmp_path / "error.txt").write_text("Traceback ...\n  File ...\nMemoryError: too large\n\n")
+    keeper.on_trial_error(0, [], tune_trial("a", str(tmp_path / "error.txt")))
+    (record,) = said.records
+    assert record.status == "failed"
+    assert record.error.startswith("MemoryError: too large")
+    assert read_record(run.record_file(searcher.dealer.identity(spec))) == record
+
+
+def test_a_trial_that_ends_without_a_word_says_so(parts):
+    searcher, keeper, _, said = parts
+    searcher.suggest("a")
+    keeper.on_trial_error(0, [], tune_trial("a", None))
+    assert "without a word" in said.records[0].error
+
+
+def test_tunes_snapshots_hold_nothing_of_them(parts, tmp_path):
+    searcher, keeper, *_ = parts
+    assert vars(pickle.loads(pickle.dumps(searcher))) == {}
+    assert vars(pickle.loads(pickle.dumps(keeper))) == {}
+    searcher.save(str(tmp_path / "snapshot"))
+    assert (tmp_path / "snapshot").read_bytes() == b""
