@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from analysis.figures.names import arm_name
 from raydistill import __main__ as single_steps
 from raydistill import sweep as sweep_command
 from raydistill.models.recommender import Recommender
@@ -241,11 +242,11 @@ def test_help_is_there(module):
     assert "usage" in done.stdout
 
 
-def table_of(text: str) -> list[str]:
-    """Return the final table of a run: the lines from its header to the next empty one."""
+def tables_of(text: str) -> list[str]:
+    """Return the closing tables of a run, without the place of the report."""
     lines = text.splitlines()
-    starts = [number for number, line in enumerate(lines) if "arm" in line.split() and "test" in line]
-    return [line.rstrip() for line in lines[starts[-1] :]] if starts else []
+    start = next(number for number, line in enumerate(lines) if "of layers kept" in line)
+    return [line for line in lines[start:] if not line.startswith("report:")]
 
 
 @pytest.mark.ray
@@ -266,15 +267,15 @@ def test_the_whole_job_and_the_same_command_again(tmp_path):
         searched = [r for r in records.values() if (r.phase, r.arm) == ("search", arm["name"])]
         assert len(searched) == arm["trials"]
     assert (run.report / "index.html").is_file()
-    table = table_of(first.stdout)
+    tables = tables_of(first.stdout)
     for arm in ("fisher", "uniform", "tail", "random", "scratch", "scratch_kd", "no_kd", "teacher", "popularity"):
-        assert any(arm in line.split() for line in table)
+        assert any(line.strip().startswith(arm_name(arm)) for line in tables)
 
     times = {path: path.stat().st_mtime_ns for path, _ in run.records()}
     again = run_command(*arguments)
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path, _ in run.records()} == times
-    assert table_of(again.stdout) == table
+    assert tables_of(again.stdout) == tables
 
     student = next(record for record in records.values() if record.phase == "confirm" and record.arm == "fisher")
     assert single_steps.main(["export", str(run.trial(student.id)), str(tmp_path / "exported")]) == 0
