@@ -1,0 +1,151 @@
+"""A small sweep as a process of its own, to be killed, starved and lied to."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from raydistill.records import Record, RunDirectory
+
+ROOT = Path(__file__).resolve().parents[2]
+OVERRIDES = (
+    "selectors=[uniform, {name: random, draws: 1}]",
+    "controls=[teacher, popularity]",
+    "search.space.keep_ratio={choice: [0.5]}",
+    "teacher.epochs=12",
+    "training.epochs=12",
+    "confirm.seeds=2",
+    "execution.dashboard=false",
+    "execution.trackers=[]",
+)
+# The report is another program, which takes longer than all trials and is tested elsewhere.
+DRIVER = """
+import sys
+from raydistill.sweep import main
+from raydistill.tuning.job import Job
+Job._conclude = lambda self: 0
+sys.exit(main(sys.argv[1:]))
+"""
+LIMIT_S = 900
+
+
+class SweepProcess:
+    """A sweep that runs in a process of its own.
+
+    Args:
+        run_dir: Its run directory.
+        cache: Storage place, whose prepared data all sweeps share.
+        overrides: Further overrides.
+        prefix: Command that the sweep is run under.
+        environment: Further variables.
+    """
+
+    def __init__(
+        self, run_dir: Path, cache: Path, *overrides: str, prefix: tuple[str, ...] = (), **environment: str
+    ) -> None:
+        self.run = RunDirectory(run_dir)
+        self.log = run_dir.with_suffix(".log")
+        settings = (*OVERRIDES, f"execution.storage={cache}", "execution.address=local", *overrides)
+        command = [
+            *prefix,
+            sys.executable,
+            "-c",
+            DRIVER,
+            str(ROOT / "sweeps" / "smoke.yaml"),
+            "--run-dir",
+            str(run_dir),
+        ]
+        for override in settings:
+            command += ["--set", override]
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        with open(self.log, "a") as log:
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=inherited | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"} | environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+            )
+
+    def finish(self, code: int = 0) -> str:
+        """Wait for the end, expect an exit code, and return what was said."""
+        self.process.wait(timeout=LIMIT_S)
+        said = self.log.read_text()
+        assert self.process.returncode == code, said[-4000:]
+        return said
+
+    def kill_when(self, condition: Callable[[], Any]) -> None:
+        """Kill the driver, as kill -9 does, as soon as a condition holds; its Ray ends with it."""
+        self.wait_for(condition)
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(timeout=30)
+        psutil.wait_procs(family, timeout=60)
+
+    def wait_for(self, condition: Callable[[], Any]) -> Any:
+        """Return the first true value of a condition, looking often: trials last a second."""
+        deadline = time.monotonic() + LIMIT_S
+        while True:
+            value = condition()
+            if value:
+                return value
+            assert self.process.poll() is None, f"ended too early: {self.log.read_text()[-3000:]}"
+            assert time.monotonic() < deadline, self.log.read_text()[-3000:]
+            time.sleep(0.02)
+
+    def workers(self, name: str) -> list[psutil.Process]:
+        """Return this sweep's Ray processes whose title begins with a name."""
+        found = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                if process.cmdline() and process.cmdline()[0].startswith(f"ray::{name}"):
+                    found.append(process)
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
+    def files(self, pattern: str) -> list[Path]:
+        return sorted(self.run.root.glob(pattern))
+
+    def phases(self, phase: str) -> list[Record]:
+        """Return the whole records of a phase that are there now."""
+        return [record for _, record in self.run.records() if isinstance(record, Record) and record.phase == phase]
+
+
+def facts(run_dir: Path) -> dict[str, dict[str, Any]]:
+    """Return what every record of a run directory says, by name, but for times and memory."""
+    found = {}
+    for _, record in RunDirectory(run_dir).records():
+        assert isinstance(record, Record), record
+        content = dataclasses.asdict(record)
+        del content["started"], content["finished"], content["cost"]
+        for row in content["curves"]:
+            del row["seconds"], row["targets_per_second"]
+        assert record.name not in found
+        found[record.name] = content
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """A sweep that nothing has disturbed."""
+
+    root: Path
+    storage: Path
+    facts: dict[str, dict[str, Any]]
+
+    def copy(self, to: Path, *, without: tuple[str, ...] = ()) -> Path:
+        """Copy the run directory, without some of its folders; Ray's own state is never copied."""
+        shutil.copytree(self.root, to, ignore=shutil.ignore_patterns("ray", *without))
+        return to

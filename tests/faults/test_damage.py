@@ -1,0 +1,59 @@
+"""Files are damaged: it is noticed, said, and mended."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from sweep_process import SweepProcess, facts
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
+
+
+def flip(path: Path) -> None:
+    """Change one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    """Leave half of a file."""
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def test_damaged_records_and_ranks_are_named_and_their_trials_run_again(reference, tmp_path):
+    run = reference.copy(tmp_path / "run")
+    records, ranks = sorted(run.glob("trials/*/record.json")), sorted(run.glob("trials/*/ranks.parquet"))
+    confirmed = {path.parent for path in ranks}
+    searched = [path for path in records if path.parent not in confirmed]
+    cut(searched[0])
+    flip(searched[1])
+    flip(ranks[0])
+    ranks[1].unlink()
+    said = SweepProcess(run, reference.storage).finish()
+    assert said.count("the trial runs again") == 4
+    assert facts(run) == reference.facts
+
+
+def test_a_damaged_teacher_cache_or_evidence_is_made_again(reference, tmp_path):
+    run = reference.copy(tmp_path / "run")
+    flip(next(run.glob("teacher/*/*.safetensors")))
+    cut(next(run.glob("cache/*/hidden.npy")))
+    cut(next(run.glob("evidence/*/evidence.json")))
+    before = {path.name: path.stat().st_mtime_ns for path in run.glob("trials/*")}
+    SweepProcess(run, reference.storage).finish()
+    assert facts(run) == reference.facts
+    # The same bits came out again, so the trials that stand on them still stand.
+    assert {path.name: path.stat().st_mtime_ns for path in run.glob("trials/*")} == before
+
+
+@pytest.mark.parametrize("damage", [flip, cut])
+def test_a_damaged_checkpoint_is_passed_over(reference, tmp_path, damage):
+    sweep = SweepProcess(tmp_path / "run", reference.storage)
+    sweep.kill_when(lambda: len(sweep.files("ray/train/teacher-*/checkpoint_*/state.json")) >= 2)
+    for checkpoint in sweep.files("ray/train/teacher-*/checkpoint_*/state.safetensors"):
+        damage(checkpoint)
+    SweepProcess(sweep.run.root, reference.storage).finish()
+    assert facts(sweep.run.root) == reference.facts
