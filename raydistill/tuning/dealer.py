@@ -6,6 +6,7 @@ that was killed and continues, or that has more workers, deals the same trials.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from raydistill.config import Arm, Sweep, arms, strata
@@ -72,6 +73,17 @@ class Dealer:
     def is_exhausted(self) -> bool:
         """Whether every trial of the sweep has been dealt."""
         return self.confirm is not None and not self._queue
+
+    def trials_by_arm(self) -> dict[str, int] | None:
+        """Return how many trials each arm has in all, or None while the search may still add some.
+
+        Epochs saved by early stopping pay for further trials, so the plan alone does not tell.
+        """
+        if self.confirm is None:
+            return None
+        confirm = Counter(spec.arm for spec in self.confirm)
+        searched = {name: len(search.records) for name, search in self.searches.items()}
+        return {arm.name: searched.get(arm.name, 0) + confirm[arm.name] for arm in self.arms}
 
     def finished(self, record: Record) -> None:
         """Take note of a trial's record."""

@@ -20,6 +20,7 @@ from raydistill.training.prepare import prepare_teacher, prepared_teacher
 from raydistill.training.prepared import PreparedTeacher
 from raydistill.training.resources import Resources
 from raydistill.training.teach import describe_teacher, read_history, warn_if_weak
+from raydistill.training.trial import TrialSpec
 from raydistill.tuning import cluster, preflight
 from raydistill.tuning.dealer import Dealer
 from raydistill.tuning.directory import describe_run, kept_records, open_run_directory, set_aside
@@ -96,17 +97,21 @@ class Job:
                 progress.phase(f"dashboard: {dashboard}")
             preflight.check_cluster(self.sweep, self.run, notify=progress.phase)
             exported = SweepMetrics(self.sweep.name, quality_metric(self.sweep))
+            teachers = [self._prepared(resources, seed, progress) for seed in teacher_seeds(self.sweep)]
+            dealer = Dealer(self.sweep, resources.data.hash, teachers, records)
+
+            def start(spec: TrialSpec) -> None:
+                progress.expect(dealer.trials_by_arm() or expected)
+                progress.started(spec)
 
             def note(record: Record) -> None:
                 progress.ended(record)
                 exported.note(record)
 
-            teachers = [self._prepared(resources, seed, progress) for seed in teacher_seeds(self.sweep)]
-            dealer = Dealer(self.sweep, resources.data.hash, teachers, records)
             progress.keep([record for record in records if record.status != "failed"])
             from raydistill.tuning.trials import run_trials
 
-            run_trials(self.sweep, self.run, self.cache, dealer, on_record=note, on_start=progress.started)
+            run_trials(self.sweep, self.run, self.cache, dealer, on_record=note, on_start=start)
             progress.phase("writing the report")
         return dealer
 

@@ -60,6 +60,10 @@ class Progress:
         if self._live is None:
             self.console.print(f"[{_clock(time.monotonic() - self._started)}] {text}", markup=False)
 
+    def expect(self, expected: Mapping[str, int]) -> None:
+        """Correct how many trials each arm will have."""
+        self._expected = dict(expected)
+
     def keep(self, records: Sequence[Record]) -> None:
         """Count the trials of an earlier run."""
         for record in records:

@@ -97,3 +97,13 @@ def test_a_terminal_shows_a_row_for_each_arm(sweep):
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61.9, "1:01"), (3725, "1:02:05")])
 def test_clock(seconds, text):
     assert progress_module._clock(seconds) == text
+
+
+def test_the_total_follows_what_the_search_has_settled(sweep, every_line):
+    out, console = shown()
+    spec = first_specs(sweep, 1)[0]
+    with Progress({spec.arm: 3}, METRIC, console) as progress:
+        progress.expect({spec.arm: 4})
+        progress.started(spec)
+        progress.ended(invented_record(spec, sweep))
+    assert "1/4 trials" in out.getvalue().splitlines()[-1]
