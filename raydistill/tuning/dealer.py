@@ -20,7 +20,7 @@ FINISHED = ("success", "stopped")
 
 
 class Dealer:
-    """Deals out the trials of a sweep, search first, then confirm.
+    """Deals out the trials of a sweep: search first, and confirm where an arm's search has ended.
 
     Args:
         sweep: The sweep.
@@ -43,7 +43,9 @@ class Dealer:
         self.searches = {arm.name: self._search(arm, kept) for arm in self.arms if arm.has_study}
         self.confirmed = {record.id: record for record in kept if record.phase == "confirm"}
         self.confirm: list[TrialSpec] | None = None
+        self._n_ready = 0
         self._queue: list[TrialSpec] = []
+        self._dealt: set[str] = set()
 
     def _search(self, arm: Arm, kept: Sequence[Record]) -> ArmSearch:
         return ArmSearch(
@@ -63,11 +65,32 @@ class Dealer:
             spec = search.next()
             if spec is not None:
                 return spec
-        if not all(search.is_done for search in self.searches.values()):
+        return self._next_confirm()
+
+    def _next_confirm(self) -> TrialSpec | None:
+        """Return the next confirm trial of the arms whose search has ended.
+
+        An arm need not wait for the others: what is confirmed follows from its own search alone. So there is
+        something to do while the last arms are searched, and no process stands idle.
+        """
+        ready = [arm for arm in self.arms if self._is_ready(arm)]
+        if len(ready) > self._n_ready:
+            self._n_ready = len(ready)
+            searched = {name: list(search.records.values()) for name, search in self.searches.items()}
+            specs = list(confirm_specs(self.sweep, ready, self.strata, self.teachers, searched))
+            known = self._dealt | self.confirmed.keys()
+            self._queue = [spec for spec in specs if self.identity(spec) not in known]
+            self.confirm = specs if len(ready) == len(self.arms) else None
+        if not self._queue:
             return None
-        if self.confirm is None:
-            self._open_confirm()
-        return self._queue.pop(0) if self._queue else None
+        spec = self._queue.pop(0)
+        self._dealt.add(self.identity(spec))
+        return spec
+
+    def _is_ready(self, arm: Arm) -> bool:
+        if arm.name == "no_kd":  # takes the layers of the best selector of all
+            return all(search.is_done for search in self.searches.values())
+        return not arm.has_study or self.searches[arm.name].is_done
 
     @property
     def is_exhausted(self) -> bool:
@@ -101,8 +124,3 @@ class Dealer:
         """Identities of all trials that the sweep consists of, once everything has been dealt."""
         searched = {record.id for search in self.searches.values() for record in search.records.values()}
         return searched | {self.identity(spec) for spec in self.confirm or ()}
-
-    def _open_confirm(self) -> None:
-        searched = {name: list(search.records.values()) for name, search in self.searches.items()}
-        self.confirm = list(confirm_specs(self.sweep, self.arms, self.strata, self.teachers, searched))
-        self._queue = [spec for spec in self.confirm if self.identity(spec) not in self.confirmed]

@@ -15,6 +15,8 @@ from rich.text import Text
 from raydistill.records import Record
 from raydistill.training.trial import TrialSpec
 
+SEARCHING, CONFIRMING = "searching", "confirming with fresh seeds"
+
 PLAIN_INTERVAL_S = 15.0
 """Seconds between two plain lines."""
 
@@ -73,9 +75,11 @@ class Progress:
 
     def started(self, spec: TrialSpec) -> None:
         """Count a trial that starts."""
-        phase = {"search": "searching", "confirm": "confirming with fresh seeds"}[spec.phase]
-        if phase != self._phase:
-            self.phase(phase)
+        # The first arms are confirmed while the last ones are still searched.
+        if spec.phase == "confirm" and self._phase != CONFIRMING:
+            self.phase(CONFIRMING)
+        elif spec.phase == "search" and self._phase not in (SEARCHING, CONFIRMING):
+            self.phase(SEARCHING)
         self._running[spec.arm] += 1
 
     def ended(self, record: Record) -> None:

@@ -105,21 +105,28 @@ def test_records_of_another_teacher_are_not_taken_for_this_one(sweep, tmp_path):
 def test_a_group_opens_only_when_the_one_before_has_ended(sweep):
     dealer = dealer_of(sweep)
     dealt = [dealer.next() for _ in range(9)]
-    assert Counter(spec.arm for spec in dealt if spec) == dict.fromkeys(SEARCHED, 2)
-    assert dealt[8] is None
-    assert not dealer.is_exhausted
-    first = next(spec for spec in dealt if spec.arm == "fisher")
+    searched = [spec for spec in dealt if spec.phase == "search"]
+    assert Counter(spec.arm for spec in searched) == dict.fromkeys(SEARCHED, 2)
+    assert dealt[8].phase == "confirm"  # of an arm that needs no search
+    first, second = (spec for spec in searched if spec.arm == "fisher")
     dealer.finished(invented_record(first, sweep))
-    assert dealer.next() is None
-    second = next(spec for spec in dealt if spec and spec.arm == "fisher" and spec.number != first.number)
+    assert dealer.next().phase == "confirm"
     dealer.finished(invented_record(second, sweep))
     assert dealer.next().arm == "fisher"
 
 
-def test_confirm_starts_when_the_whole_search_has_ended(sweep):
-    phases = [record.phase for record in play(dealer_of(sweep), slots=4)]
-    assert phases == sorted(phases, reverse=True)
-    assert set(phases) == {"search", "confirm"}
+def test_an_arm_is_confirmed_when_its_own_search_has_ended(sweep):
+    records = play(dealer_of(sweep), slots=4)
+    for place, record in enumerate(records):
+        if record.phase == "confirm":
+            later = [other for other in records[place:] if other.phase == "search"]
+            assert record.arm not in {other.arm for other in later}
+            assert record.arm != "no_kd" or not later
+
+
+def test_what_needs_no_search_fills_the_slots_that_the_search_leaves(sweep):
+    phases = [record.phase for record in play(dealer_of(sweep), slots=40)]
+    assert "search" in phases[phases.index("confirm") :]
 
 
 @pytest.fixture(scope="module")
