@@ -22,7 +22,7 @@ from raydistill.training.calibration import CalibrationBatch, example_losses
 from raydistill.training.evidence import measure_evidence
 from raydistill.training.per_example import recorded, squared_norms
 
-ITEMS, LAYERS, HIDDEN, HEADS, LENGTH = 500, 8, 64, 2, 50
+ITEMS, LAYERS, HIDDEN, HEADS, LENGTH = 200, 8, 32, 2, 28  # of sweeps/ablation.yaml
 DEFAULT_KINDS = ("fisher", "attention", "gradient", "block_influence", "taylor")
 
 
