@@ -195,11 +195,7 @@ def generate(params: Params) -> World:
         begun = seen[:, catalogue.previous_part]
         order = np.where(has_previous, np.where(begun, params.series, 1 / params.series), 1.0)
         weight = catalogue.popularity * taste * order * ~seen
-        genre = (
-            next_genre(catalogue, items, position)
-            if position
-            else draws.integers(params.n_genres, size=len(users))
-        )
+        genre = next_genre(catalogue, items, position) if position else draws.integers(params.n_genres, size=len(users))
         probability = _mixture(weight, catalogue.genre, genre, params.noise, params.n_genres)
         active = lengths > position
         chosen = (probability.cumsum(axis=1) < draws.random(len(users))[:, None]).sum(axis=1)
@@ -287,8 +283,6 @@ def _interactions(world: World) -> pa.RecordBatch:
 
 
 def _items(catalogue: Catalogue) -> pa.RecordBatch:
-    attributes = [
-        [GENRES[genre], THEMES[theme]] for genre, theme in zip(catalogue.genre, catalogue.theme, strict=True)
-    ]
+    attributes = [[GENRES[genre], THEMES[theme]] for genre, theme in zip(catalogue.genre, catalogue.theme, strict=True)]
     ids = [f"i{number}" for number in range(len(attributes))]
     return item_batch(pa.array(ids), pa.array(catalogue.titles), pa.array(attributes), lambda row: f"item {row}")
