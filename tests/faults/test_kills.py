@@ -50,7 +50,7 @@ def test_a_trials_process_is_killed_in_mid_training(reference, tmp_path):
     without = ("trials", "studies", "report")
     sweep = SweepProcess(reference.copy(tmp_path / "run", without=without), reference.storage)
     sweep.wait_for(lambda: sweep.phases("search"))
-    victims = sweep.wait_for(lambda: sweep.workers("DistillTrainable"))
+    victims = sweep.wait_for(lambda: sweep.workers("ResourceTrainable"))
     victims[0].kill()
     said = sweep.finish()
     assert "failed:" not in said
