@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -174,15 +175,5 @@ def teacher_settings(sweep: Sweep, seed: int) -> TrainingSettings:
         name: getattr(teacher, name) if getattr(teacher, name) is not None else getattr(training, name)
         for name in ("lr", "batch_size", "weight_decay", "warmup", "schedule")
     }
-    return TrainingSettings(
-        **own,
-        epochs=teacher.epochs,
-        patience=teacher.patience,
-        clip=training.clip or 0.0,
-        groups=training.groups,
-        gradient_accumulation=training.gradient_accumulation,
-        gradient_checkpointing=training.gradient_checkpointing,
-        precision=training.precision,
-        metric=quality_metric(sweep),
-        seed=seed,
-    )
+    shared = student_settings(sweep, seed=seed, lr=None, weight_decay=None)
+    return replace(shared, **own, epochs=teacher.epochs, patience=teacher.patience)
