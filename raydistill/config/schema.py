@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from raydistill.config.space import Section, Space, broken
 
-SPLITS = Literal["leave_one_out", "global_time"]
+SPLITS = Literal["leave_one_out", "global_time", "user_time"]
 CONTROLS = Literal["teacher", "popularity", "scratch", "scratch_kd", "no_kd"]
 SCHEDULES = Literal["cosine", "constant"]
 COSTS = ("backbone_parameters", "parameters", "flops")
@@ -43,7 +43,8 @@ class DataKeys(Section):
         max_length: Longest history that a model sees.
         duplicates: Which of several interactions of one user with one item stays.
         min_rating: Smallest rating that counts as an interaction; null counts all.
-        time_cuts: Shares of the interactions at which ``global_time`` ends training and validation.
+        time_cuts: Shares at which training and validation end: of all interactions with ``global_time``, of each
+            user's own with ``user_time``.
     """
 
     source: str

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from raydistill.data.lengths import GROUP_OVERHEAD, cut_by_tokens, split_by_length
+from raydistill.data.lengths import GROUP_OVERHEAD, cut_by_tokens, ordered_runs, random_steps, split_by_length
 from raydistill.data.splits import SequenceData
 from raydistill.seeding import stream
 
@@ -179,16 +179,10 @@ class TrainingExamples:
             rank: This worker; every worker draws the same step and takes its own share of it.
             world_size: Number of workers.
         """
-        order = stream(seed, "order", epoch).permutation(len(self))
         pattern = epoch % self.n_patterns
-        for start in range(0, len(self), batch_size):
-            whole = order[start : start + batch_size]
-            mine = whole[rank::world_size]
-            shares = [share for share in np.array_split(mine, parts) if share.size]
-            batches = [
-                [self.batch(group, pattern) for group in split_by_length(share, self.lengths[share], groups)]
-                for share in shares
-            ]
+        layout = {"groups": groups, "parts": parts, "rank": rank, "world_size": world_size}
+        for whole, shares in random_steps(self.lengths, epoch, batch_size=batch_size, seed=seed, **layout):
+            batches = [[self.batch(group, pattern) for group in share] for share in shares]
             yield Step(batches or [[self._without_targets(whole[:1], pattern)]], self._count_targets(whole, pattern))
 
     def _without_targets(self, examples: np.ndarray, pattern: int) -> Batch:
@@ -202,10 +196,8 @@ class TrainingExamples:
 
     def ordered(self, batch_tokens: int, *, pattern: int = 0, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         """Yield every example once, ordered by length, about ``batch_tokens`` positions at a time."""
-        order = np.argsort(self.lengths, kind="stable")[::-1]
-        for number, part in enumerate(cut_by_tokens(order, self.lengths[order], batch_tokens)):
-            if number % world_size == rank:
-                yield self.batch(part, pattern)
+        for run in ordered_runs(self.lengths, batch_tokens, rank=rank, world_size=world_size):
+            yield self.batch(run, pattern)
 
     def _count_targets(self, examples: np.ndarray, pattern: int) -> int:
         if self.causal:

@@ -6,15 +6,62 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from raydistill.seeding import stream
+
 GROUP_OVERHEAD = 256
 """Padded positions that one more group has to save, to be worth one more pass through the model."""
 
 
-def split_by_length(examples: np.ndarray, lengths: np.ndarray, groups: int) -> list[np.ndarray]:
+def random_steps(
+    lengths: np.ndarray,
+    epoch: int,
+    *,
+    batch_size: int,
+    seed: int,
+    groups: int,
+    parts: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
+    overhead: int = GROUP_OVERHEAD,
+) -> Iterator[tuple[np.ndarray, list[list[np.ndarray]]]]:
+    """Yield the steps of one epoch as indices: the examples of the whole step, and this worker's share of them.
+
+    Every example comes once an epoch, in an order that seed and epoch decide. The share is cut into at most ``parts``
+    equal parts and each of those into length groups; it has no parts where a small step leaves this worker nothing.
+
+    Args:
+        lengths: Length of each example.
+        epoch: 0-based.
+        batch_size: Examples in a step, over all workers.
+        seed: Master seed; arms of one seed share the order.
+        groups: Most groups that a part of a step is split into by length.
+        parts: Parts that a step is run in, one after the other.
+        rank: This worker; every worker draws the same step and takes its own share of it.
+        world_size: Number of workers.
+        overhead: See :func:`split_by_length`.
+    """
+    order = stream(seed, "order", epoch).permutation(lengths.size)
+    for start in range(0, lengths.size, batch_size):
+        whole = order[start : start + batch_size]
+        shares = [share for share in np.array_split(whole[rank::world_size], parts) if share.size]
+        yield whole, [split_by_length(share, lengths[share], groups, overhead) for share in shares]
+
+
+def ordered_runs(lengths: np.ndarray, batch_tokens: int, *, rank: int = 0, world_size: int = 1) -> Iterator[np.ndarray]:
+    """Yield every example once over all workers, longest first, about ``batch_tokens`` positions at a time."""
+    order = np.argsort(lengths, kind="stable")[::-1]
+    for number, run in enumerate(cut_by_tokens(order, lengths[order], batch_tokens)):
+        if number % world_size == rank:
+            yield run
+
+
+def split_by_length(
+    examples: np.ndarray, lengths: np.ndarray, groups: int, overhead: int = GROUP_OVERHEAD
+) -> list[np.ndarray]:
     """Return the examples in at most ``groups`` parts of neighbouring lengths with the least padding.
 
     The best cut of the sorted lengths is found exactly, by dynamic programming over distinct lengths;
-    a further group must save :data:`GROUP_OVERHEAD` padded positions.
+    a further group must save ``overhead`` padded positions.
     """
     if examples.size == 0:
         return []
@@ -23,7 +70,7 @@ def split_by_length(examples: np.ndarray, lengths: np.ndarray, groups: int) -> l
     ends = np.concatenate([[0], np.cumsum(counts)])
     n = distinct.size
     # padded[i, j]: positions of a group that holds the distinct lengths i..j, padded to the longest.
-    padded = (ends[None, 1:] - ends[:-1, None]) * distinct[None, :] + GROUP_OVERHEAD
+    padded = (ends[None, 1:] - ends[:-1, None]) * distinct[None, :] + overhead
     padded = np.where(np.arange(n)[:, None] <= np.arange(n)[None, :], padded, np.iinfo(np.int64).max // 4)
     best = padded[0].copy()
     cuts: list[np.ndarray] = []

@@ -50,12 +50,12 @@ def prepare(
 
     Args:
         raw: From a source's ``load``.
-        split: ``leave_one_out`` or ``global_time``, see :mod:`raydistill.data.splits`.
+        split: ``leave_one_out``, ``global_time`` or ``user_time``, see :mod:`raydistill.data.splits`.
         min_interactions: k of the k-core.
         folder: Where the result is written.
         duplicates: ``first``, ``last`` or ``keep`` (all of them).
         min_rating: Smallest rating that counts as an interaction, or None for all.
-        time_cuts: Quantiles of the interactions at which ``global_time`` cuts.
+        time_cuts: Shares at which ``global_time`` cuts all interactions and ``user_time`` each user's.
 
     Raises:
         DataError: Nothing is left, no user can be split, or the folder cannot be written.
@@ -67,7 +67,7 @@ def prepare(
         "min_interactions": min_interactions,
         "duplicates": duplicates,
         "min_rating": min_rating,
-        "time_cuts": list(time_cuts) if split == "global_time" else None,
+        "time_cuts": list(time_cuts) if split != "leave_one_out" else None,
     }
     identity = content_hash({"schema": _SCHEMA, "raw": raw.provenance, "split": split, **rules})
     with contextlib.suppress(CorruptArtifactError):

@@ -189,16 +189,28 @@ def global_time(offsets: np.ndarray, timestamps: np.ndarray, cuts: tuple[float, 
     start, end = offsets[:-1], offsets[1:]
     validation_start = start + _count(timestamps < ordered[low], offsets)
     test_start = start + _count(timestamps < ordered[high], offsets)
-    has_validation = (validation_start < test_start) & (validation_start > start)
-    has_test = (test_start < end) & (test_start > start)
-    return {
-        "train_end": validation_start,
-        "validation_position": np.where(has_validation, validation_start, -1),
-        "test_position": np.where(has_test, test_start, -1),
-    }
+    return _periods(start, validation_start, test_start, end)
 
 
-SPLITS = ("leave_one_out", "global_time")
+def user_time(offsets: np.ndarray, cuts: tuple[float, float]) -> dict[str, np.ndarray]:
+    """Return the same arrays as :func:`leave_one_out` for a split of each user's own interactions at the same shares.
+
+    Of a user's n interactions the first ``floor(cuts[0] * n)`` are training, those up to ``floor(cuts[1] * n)``
+    validation, the rest test (the temporal user split of Meng et al. 2020). Every user can then be in every part, but
+    one user's training may lie after another's test, and tell what was popular by then; nothing of the kind with
+    :func:`global_time`. A user's target is the first interaction in the period, which needs one before it.
+
+    Args:
+        offsets: int64 ``[n_users + 1]``.
+        cuts: Shares of a user's interactions before the validation and before the test period.
+    """
+    start, end = offsets[:-1], offsets[1:]
+    # A share such as 0.29 of 100 comes out a hair below the whole number that is meant.
+    validation_start, test_start = (start + np.floor(cut * (end - start) + 1e-9).astype(np.int64) for cut in cuts)
+    return _periods(start, validation_start, test_start, end)
+
+
+SPLITS = ("leave_one_out", "global_time", "user_time")
 
 
 def split_positions(
@@ -218,18 +230,31 @@ def split_positions(
     else:
         if not 0 < cuts[0] < cuts[1] < 1:
             raise ValueError(f"time cuts must be two ascending shares between 0 and 1, not {cuts}")
-        if time_unit == "position":
+        if split == "global_time" and time_unit == "position":
             raise DataError(
                 "split global_time needs times, and this source has only an order inside each user",
                 where="data.split",
-                mend="use split: leave_one_out, or a source with timestamps",
+                mend="use split: leave_one_out or user_time, or a source with timestamps",
             )
-        result = global_time(offsets, timestamps, cuts)
+        result = global_time(offsets, timestamps, cuts) if split == "global_time" else user_time(offsets, cuts)
         mend = "users need interactions on both sides of the cuts; use split: leave_one_out, or more data"
     for name in ("validation", "test"):
         if not (result[f"{name}_position"] >= 0).any():
             raise DataError(f"no user has a {name} target under split {split}", where="data.split", mend=mend)
     return result
+
+
+def _periods(
+    start: np.ndarray, validation_start: np.ndarray, test_start: np.ndarray, end: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return the arrays of a split from where each user's periods begin; a target needs something before it."""
+    has_validation = (validation_start < test_start) & (validation_start > start)
+    has_test = (test_start < end) & (test_start > start)
+    return {
+        "train_end": validation_start,
+        "validation_position": np.where(has_validation, validation_start, -1),
+        "test_position": np.where(has_test, test_start, -1),
+    }
 
 
 def _count(mask: np.ndarray, offsets: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from raydistill.data import RawData, interaction_batch, item_batch, prepare, store
 from raydistill.data.preparation import k_core, unrepeated
-from raydistill.data.splits import global_time, leave_one_out
+from raydistill.data.splits import global_time, leave_one_out, user_time
 from raydistill.errors import DataError
 
 ROWS = st.lists(
@@ -92,7 +92,7 @@ def test_repeats_are_dropped_but_one(pairs, rule):
     rows=ROWS,
     k=st.integers(0, 3),
     min_rating=st.sampled_from([None, 3.0]),
-    split=st.sampled_from(["leave_one_out", "global_time"]),
+    split=st.sampled_from(["leave_one_out", "global_time", "user_time"]),
 )
 def test_prepared_sequences_are_those_of_brute_force(tmp_path_factory, duplicates, rows, k, min_rating, split):
     folder = tmp_path_factory.mktemp("data")
@@ -103,7 +103,7 @@ def test_prepared_sequences_are_those_of_brute_force(tmp_path_factory, duplicate
         data = prepare(raw, folder=folder / "prepared", **options)
     except DataError:
         # Nothing was left, or nobody can be split; the second is checked by the tests of the splits.
-        assert not expected or split == "global_time" or max(map(len, expected.values())) < 3
+        assert not expected or split != "leave_one_out" or max(map(len, expected.values())) < 3
         return
     assert list(data.user_ids) == list(expected)
     appearance = list(dict.fromkeys(f"i{row[1]}" for row in rows))
@@ -150,6 +150,23 @@ def test_global_time_by_hand(histories):
         assert result["train_end"][user] == start + sum(t < low for t in history)
         # A target with an empty history is none.
         assert result["validation_position"][user] == (start + validation if validation else -1)
+        assert result["test_position"][user] == (start + test if test else -1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 130), min_size=1, max_size=10),
+    percents=st.lists(st.integers(1, 99), min_size=2, max_size=2, unique=True).map(sorted),
+)
+def test_user_time_by_hand(lengths, percents):
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    result = user_time(offsets, (percents[0] / 100, percents[1] / 100))
+    for user, length in enumerate(lengths):
+        start = int(offsets[user])
+        # In whole numbers, so that no share is a hair off.
+        validation, test = (percent * length // 100 for percent in percents)
+        assert result["train_end"][user] == start + validation
+        assert result["validation_position"][user] == (start + validation if 0 < validation < test else -1)
         assert result["test_position"][user] == (start + test if test else -1)
 
 
@@ -209,3 +226,8 @@ def test_empty_results_say_why(tmp_path):
     untimed = make_raw(tmp_path, rows, time_unit="position")
     with pytest.raises(DataError, match="needs times"):
         prepare(untimed, split="global_time", min_interactions=1, folder=tmp_path / "p")
+    # An order inside each user is all that shares of each user need.
+    data = prepare(untimed, split="user_time", min_interactions=1, folder=tmp_path / "u", time_cuts=(0.4, 0.7))
+    assert data.train_end.tolist() == [1, 4, 7]
+    moved = prepare(untimed, split="user_time", min_interactions=1, folder=tmp_path / "u", time_cuts=(0.34, 0.8))
+    assert (moved.statistics["time_cuts"], moved.hash == data.hash) == ([0.34, 0.8], True)
