@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +12,28 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from raydistill.errors import ModelError
 from raydistill.models.families import Family, family_of
+
+
+def read_config(name: str, *, trust_remote_code: bool = False) -> tuple[Family, PreTrainedConfig]:
+    """Return the family and the configuration of a checkpoint.
+
+    Args:
+        name: A folder, or a model name on the Hugging Face hub.
+        trust_remote_code: Passed on to transformers.
+
+    Raises:
+        ModelError: Not found, not reachable, or an architecture that is not supported.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise _unusable(name, error) from error
+    return family_of(config), config
 
 
 def load_backbone(
@@ -24,6 +42,7 @@ def load_backbone(
     dtype: torch.dtype | str,
     attention: str | None = None,
     dropout: float | None = None,
+    model_class: str | None = None,
     trust_remote_code: bool = False,
 ) -> tuple[Family, PreTrainedModel]:
     """Return the family and the base model of a checkpoint, without task head, read from safetensors only.
@@ -33,31 +52,29 @@ def load_backbone(
         dtype: What the weights become, or ``"auto"`` for the checkpoint's own.
         attention: Attention implementation of transformers; the family's own by default.
         dropout: Probability to use instead of the checkpoint's own.
+        model_class: Name of a class in ``transformers`` to load; the family's ``base_class`` by default.
         trust_remote_code: Passed on to transformers.
 
     Raises:
         ModelError: Not found, not reachable, incomplete, or an architecture that is not supported.
     """
+    family, config = read_config(name, trust_remote_code=trust_remote_code)
+    for key in family.dropout_keys if dropout is not None else ():
+        setattr(config, key, dropout)
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-        family = family_of(config)
-        for key in family.dropout_keys if dropout is not None else ():
-            setattr(config, key, dropout)
         with quiet():
-            backbone, report = getattr(transformers, family.base_class).from_pretrained(
+            backbone, report = getattr(transformers, model_class or family.base_class).from_pretrained(
                 name,
                 config=config,
                 dtype=dtype,
                 attn_implementation=attention or family.attention,
                 use_safetensors=True,
                 output_loading_info=True,
-                **family.base_arguments,
+                **({} if model_class else family.base_arguments),
             )
     # A size that does not fit is a RuntimeError; an attention kernel that is not installed an ImportError.
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ModelError(
-            f"the checkpoint cannot be loaded: {one_line(error)}", where=name, mend=_what_to_bring(name)
-        ) from error
+        raise _unusable(name, error) from error
     if report["missing_keys"]:
         raise ModelError(
             f"the checkpoint lacks {len(report['missing_keys'])} weights, such as {min(report['missing_keys'])}",
@@ -65,6 +82,10 @@ def load_backbone(
             mend="they would stay random: use a complete checkpoint of this architecture",
         )
     return family, backbone
+
+
+def _unusable(name: str, error: Exception) -> ModelError:
+    return ModelError(f"the checkpoint cannot be loaded: {one_line(error)}", where=name, mend=_what_to_bring(name))
 
 
 def _what_to_bring(name: str) -> str:
@@ -76,6 +97,43 @@ def _what_to_bring(name: str) -> str:
         f"download config.json and the *.safetensors files from https://huggingface.co/{name} into one folder, on a "
         "machine with network, and give that folder instead of the name"
     )
+
+
+def read_record(folder: str | Path, name: str, kind: str, keys: set[str]) -> dict:
+    """Return what the JSON file ``name`` says that a saved model has beside its weights.
+
+    Args:
+        folder: The model's folder.
+        name: The file's name.
+        kind: The class that writes such folders, for messages.
+        keys: Keys that must be there.
+
+    Raises:
+        ModelError: There is no such file, or it is cut or incomplete.
+    """
+    record = Path(folder) / name
+    if not record.is_file():
+        raise ModelError(
+            f"this folder holds no {kind}",
+            where=str(folder),
+            mend=f"give a folder that {kind}.save_pretrained wrote: it has {name} beside the weights",
+        )
+    try:
+        settings = json.loads(record.read_text())
+    except json.JSONDecodeError as error:
+        raise ModelError(f"{name} is not valid JSON: {error}", where=str(record), mend="save it again") from error
+    missing = keys - set(settings)
+    if missing:
+        raise ModelError(f"{name} lacks {', '.join(sorted(missing))}", where=str(record), mend="save it again")
+    return settings
+
+
+def without_cache(backbone: PreTrainedModel, pad_id: int | None) -> None:
+    """Tell every part of a model its padding id, and to keep no key-value cache: whole sequences are scored."""
+    for part in backbone.modules():
+        if isinstance(part, PreTrainedModel):
+            part.config.pad_token_id = pad_id
+            part.config.use_cache = False
 
 
 def one_line(error: Exception) -> str:

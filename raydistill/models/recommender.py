@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
-from difflib import get_close_matches
 from pathlib import Path
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from raydistill.errors import ModelError
-from raydistill.models.checkpoint import load_backbone, one_line, quiet, replace_table, seeded
-from raydistill.models.families import FAMILIES, Family, Size, depth, family_of
+from raydistill.models.backbones import check_sizes, family_named, random_backbone
+from raydistill.models.checkpoint import load_backbone, quiet, read_record, replace_table, seeded, without_cache
+from raydistill.models.families import Family, Size, depth, family_of
 from raydistill.models.surgery import keep_layers, model_hash
 
 RECORD = "recommender.json"
@@ -126,20 +125,9 @@ class Recommender(nn.Module):
         Raises:
             ModelError: The folder holds no recommender.
         """
-        record = Path(folder) / RECORD
-        if not record.is_file():
-            raise ModelError(
-                "this folder holds no recommender",
-                where=str(folder),
-                mend=f"give a folder that Recommender.save_pretrained wrote: it has {RECORD} beside the weights",
-            )
-        try:
-            settings = json.loads(record.read_text())
-        except json.JSONDecodeError as error:
-            raise ModelError(f"{RECORD} is not valid JSON: {error}", where=str(record), mend="save it again") from error
-        missing = {"n_items", "max_length", "causal", "output_scale", "attention"} - set(settings)
-        if missing:
-            raise ModelError(f"{RECORD} lacks {', '.join(sorted(missing))}", where=str(record), mend="save it again")
+        settings = read_record(
+            folder, RECORD, "Recommender", {"n_items", "max_length", "causal", "output_scale", "attention"}
+        )
         _, backbone = load_backbone(str(folder), dtype="auto", attention=settings.pop("attention"))
         return cls(backbone, **settings).eval()
 
@@ -176,44 +164,13 @@ def build_recommender(
     Raises:
         ModelError: Unknown family, or sizes that do not fit.
     """
-    if family not in FAMILIES:
-        raise ModelError(f"unknown model family '{family}'", mend=f"use one of {', '.join(FAMILIES)}")
-    _check_sizes(n_items=n_items, layers=layers, hidden=hidden, heads=heads, max_length=max_length)
-    if not 0 <= dropout < 1:
-        raise ModelError(f"dropout is {dropout}", mend="it must be at least 0 and below 1")
-    chosen = FAMILIES[family]
+    chosen = family_named(family)
+    check_sizes(n_items=n_items, layers=layers, hidden=hidden, heads=heads, max_length=max_length)
     size = Size(n_items + 2, layers, hidden, heads, intermediate or 4 * hidden, dropout, max_length)
-    settings = _configuration(chosen, size, attention or chosen.attention, config)
     with seeded(seed):
-        try:
-            backbone = getattr(transformers, chosen.base_class)(settings, **chosen.base_arguments)
-        except (ValueError, ImportError) as error:
-            raise ModelError(
-                f"transformers refuses this model: {one_line(error)}",
-                where=f"family {family}, attention '{attention or chosen.attention}'",
-                mend=f"attention '{chosen.attention}' always works for this family",
-            ) from error
-        replace_table(backbone, n_items + 2, chosen.table_std(settings))
+        backbone = random_backbone(chosen, size, attention=attention, further=config)
+        replace_table(backbone, n_items + 2, chosen.table_std(backbone.config))
     return _recommender(chosen, backbone, n_items, max_length)
-
-
-def _configuration(family: Family, size: Size, attention: str, further: dict) -> PreTrainedConfig:
-    """Return the family's configuration of a recommender, with further keys that its class must know."""
-    known = family.recommender_config(size)
-    for key in further:
-        # transformers takes any key and ignores what it does not know.
-        if not hasattr(known, key):
-            near = get_close_matches(key, [*known.to_dict(), *known.attribute_map])
-            raise ModelError(
-                f"{type(known).__name__} has no key '{key}'", mend=f"did you mean {near[0]}?" if near else None
-            )
-    try:
-        config = family.recommender_config(size, attn_implementation=attention, **further)
-    except (ValueError, TypeError, StrictDataclassError) as error:
-        raise ModelError(f"transformers refuses this configuration: {one_line(error)}", where=f"{size}") from error
-    # Whole sequences are trained on and scored: a cache would be filled and thrown away.
-    config.use_cache = False
-    return config
 
 
 def _recommender(family: Family, backbone: PreTrainedModel, n_items: int, max_length: int) -> Recommender:
@@ -250,7 +207,7 @@ def recommender_from_pretrained(
     Raises:
         ModelError: Not found, not reachable, an unsupported architecture, or too short a position table.
     """
-    _check_sizes(n_items=n_items, max_length=max_length)
+    check_sizes(n_items=n_items, max_length=max_length)
     family, backbone = load_backbone(
         str(name_or_folder), dtype=torch.float32, dropout=dropout, trust_remote_code=trust_remote_code
     )
@@ -263,19 +220,8 @@ def recommender_from_pretrained(
             where=str(name_or_folder),
             mend=f"set data.max_length to at most {limit}, or choose another checkpoint",
         )
-    for part in backbone.modules():
-        if isinstance(part, PreTrainedModel):
-            part.config.pad_token_id = None if family.causal else 0
-            part.config.use_cache = False
+    without_cache(backbone, None if family.causal else 0)
     std = float(backbone.get_input_embeddings().weight.detach().std())
     with seeded(seed):
         replace_table(backbone, n_items + 2, std)
     return _recommender(family, backbone, n_items, max_length)
-
-
-def _check_sizes(*, hidden: int = 1, heads: int = 1, **counts: int) -> None:
-    for name, count in {"hidden": hidden, "heads": heads, **counts}.items():
-        if count < 1:
-            raise ModelError(f"{name} is {count}", mend=f"{name} must be at least 1")
-    if hidden % heads:
-        raise ModelError(f"hidden {hidden} is not a multiple of heads {heads}", mend="choose heads that divide hidden")

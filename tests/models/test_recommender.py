@@ -152,7 +152,7 @@ def test_round_trip(family, tmp_path):
 
 
 def test_folder_without_recommender(tmp_path):
-    with pytest.raises(ModelError, match="holds no recommender"):
+    with pytest.raises(ModelError, match="holds no Recommender"):
         Recommender.from_pretrained(tmp_path)
     (tmp_path / "recommender.json").write_text('{"n_items": ')
     with pytest.raises(ModelError, match="not valid JSON"):

@@ -98,6 +98,9 @@ class Family:
             layer maps.
         mend: Mends the new model; gets it and the layer maps.
         pad_with_zero: Makes item 0 the padding in a pretrained model; gets the model.
+        poolings: How a text classifier may read one state off a sequence, the usual one first.
+        answer_class: Name in ``transformers`` of the base class with a decoder, where there is one.
+        generation_class: Name of the class that has the output table of ``answer_class`` too.
     """
 
     name: str
@@ -118,3 +121,6 @@ class Family:
     slice_config: Callable[[PreTrainedConfig, LayerMaps], None] | None = None
     mend: Callable[[PreTrainedModel, LayerMaps], None] | None = None
     pad_with_zero: Callable[[PreTrainedModel], None] | None = None
+    poolings: tuple[str, ...] = ("mean", "first")
+    answer_class: str | None = None
+    generation_class: str | None = None

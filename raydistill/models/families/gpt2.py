@@ -60,4 +60,5 @@ GPT2 = Family(
     recommender_config=_config,
     dropout_keys=("resid_pdrop", "embd_pdrop", "attn_pdrop"),
     mend=_fold_index_scaling,
+    poolings=("last", "mean"),
 )

@@ -61,6 +61,7 @@ def llama_like(
         dropout_keys=("attention_dropout",),
         slice_config=slice_config,
         attention=attention,
+        poolings=("last", "mean"),
     )
 
 

@@ -11,10 +11,10 @@ from raydistill.models.families.bert import DROPOUT_KEYS, STACKS, bert_settings,
 
 
 def _config(size: Size, **further) -> RobertaConfig:
-    """Return the configuration of a RoBERTa recommender; position row 0 belongs to the padding."""
+    """Return the configuration of a RoBERTa recommender; positions count from the row after the padding's."""
     settings = {
         **bert_settings(size),
-        "max_position_embeddings": size.max_length + 1,
+        "max_position_embeddings": size.max_length + 1 + further.get("pad_token_id", 0),
         "bos_token_id": None,
         "eos_token_id": None,
     }

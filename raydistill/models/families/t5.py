@@ -1,6 +1,6 @@
 """T5: relative positions kept in block 0 of each stack; encoder alone, or encoder and decoder.
 
-A recommender uses the encoder alone.
+A recommender uses the encoder alone; so does a text classifier, but for the pooling ``answer``.
 """
 
 from __future__ import annotations
@@ -56,4 +56,7 @@ T5 = Family(
     table_std=_table_std,
     first_block_parameters=("relative_attention_bias",),
     independent_blocks=False,
+    poolings=("mean", "answer"),
+    answer_class="T5Model",
+    generation_class="T5ForConditionalGeneration",
 )

@@ -1,0 +1,117 @@
+"""Tokenizers with a padding token, and the tokens that a model answers with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from itertools import takewhile
+
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from raydistill.errors import ModelError
+from raydistill.models.checkpoint import one_line, quiet, seeded
+from raydistill.models.families import family_of
+
+log = logging.getLogger(__name__)
+
+FILES = "tokenizer.json, tokenizer_config.json and what else the tokenizer has"
+
+
+def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
+    """Return the fast tokenizer of a checkpoint, padding on the right, with a padding token.
+
+    Where it has none, its end-of-text token becomes the padding, else its unknown token; attention masks keep padding
+    apart, so no model takes it for text. Where it has neither, ``[PAD]`` is added to the vocabulary.
+
+    Args:
+        name: A folder, or a model name on the Hugging Face hub.
+        trust_remote_code: Passed on to transformers.
+
+    Raises:
+        ModelError: Not found, not reachable, or there is no fast tokenizer.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(name), trust_remote_code=trust_remote_code)
+    # A file that is cut is a ValueError of json; a tokenizer that needs a library that is missing an ImportError.
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ModelError(
+            f"the tokenizer cannot be loaded: {one_line(error)}",
+            where=str(name),
+            mend=f"the folder must hold {FILES}; a name on the hub must be reachable, or its files downloaded into a "
+            "folder",
+        ) from error
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"{type(tokenizer).__name__} is not a fast tokenizer",
+            where=str(name),
+            mend="use a checkpoint that has tokenizer.json",
+        )
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token_id is None:
+        _give_padding(tokenizer, name)
+    return tokenizer
+
+
+def _give_padding(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+    token = tokenizer.eos_token or tokenizer.unk_token
+    if token is not None:
+        tokenizer.pad_token = token
+        log.info("the tokenizer of %s has no padding token: its own %r is used", name, token)
+    else:
+        tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+        log.info("the tokenizer of %s has no padding token, and none to use in its place: '[PAD]' is added", name)
+
+
+def fit_vocabulary(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
+    """Check that a tokenizer is this model's, and give a padding token that was added a row of the token table.
+
+    Args:
+        backbone: The model; changed where the token has none.
+        tokenizer: The tokenizer.
+        seed: For the new row, which no attention reaches.
+
+    Raises:
+        ModelError: The tokenizer has no padding token, or it is another model's.
+    """
+    rows, pad = backbone.get_input_embeddings().num_embeddings, tokenizer.pad_token_id
+    own = backbone.config.pad_token_id
+    if pad is None:
+        raise ModelError("the tokenizer has no padding token", mend="load it with load_tokenizer, which sets one")
+    if len(tokenizer) == rows + 1 and pad == rows:
+        with seeded(seed), quiet():
+            backbone.resize_token_embeddings(rows + 1, mean_resizing=False)
+    elif len(tokenizer) > rows:
+        raise ModelError(
+            f"the tokenizer has {len(tokenizer)} tokens and the checkpoint a table of {rows}",
+            mend="use the tokenizer that the checkpoint was trained with",
+        )
+    elif not family_of(backbone).causal and own not in (None, pad):
+        raise ModelError(
+            f"the tokenizer's padding token is {pad} and the checkpoint's is {own}",
+            mend="use the tokenizer that the checkpoint was trained with",
+        )
+
+
+def answer_tokens(tokenizer: PreTrainedTokenizerFast, words: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Return the tokens that all words begin with, and for each word the one after them, which tells it from the rest.
+
+    Args:
+        tokenizer: The tokenizer.
+        words: One answer a class.
+
+    Raises:
+        ModelError: Two words do not differ in their first token after what is common to all.
+    """
+    tokens = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
+    common = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, zip(*tokens, strict=False))]
+    first = [row[len(common)] if len(row) > len(common) else None for row in tokens]
+    if None in first or len(set(first)) < len(first):
+        pieces = ", ".join(
+            f"{word!r} {tokenizer.convert_ids_to_tokens(row)}" for word, row in zip(words, tokens, strict=True)
+        )
+        raise ModelError(
+            f"the answers cannot be told apart by one token: {pieces}",
+            where="class names with the pooling 'answer'",
+            mend="choose words that differ in their first token",
+        )
+    return common, first
