@@ -129,7 +129,7 @@ class Plan:
             for number in range(sweep.search.trials):
                 depth, ratio = self.strata[number % len(self.strata)]
                 if number < min(sweep.search.startup, sweep.search.trials):
-                    values = configuration(sweep, suggest(sweep, number, (), quality_metric(sweep)))
+                    values = configuration(sweep, suggest(sweep, [number], (), quality_metric(sweep))[0])
                     said = ", ".join(f"{key}={value:.3g}" for key, value in values.items())
                 else:
                     said = "suggested from the results before it"
