@@ -111,7 +111,7 @@ class Job:
             progress.keep([record for record in records if record.status != "failed"])
             from raydistill.tuning.trials import run_trials
 
-            run_trials(self.sweep, self.run, self.cache, dealer, on_record=note, on_start=start)
+            run_trials(self.sweep, self.run, self.cache, dealer, on_record=note, on_start=start, on_lost=progress.lost)
             progress.phase("writing the report")
         return dealer
 

@@ -82,6 +82,10 @@ class Progress:
             self.phase(SEARCHING)
         self._running[spec.arm] += 1
 
+    def lost(self, spec: TrialSpec, reason: str) -> None:
+        """Say that a trial starts again, since its process was lost; it goes on counting as running."""
+        self.console.print(f"lost: {spec.name}: {reason.splitlines()[0]}; it starts again", markup=False)
+
     def ended(self, record: Record) -> None:
         """Count a trial that has ended; a failed one is named at once."""
         self._running[record.arm] -= 1
