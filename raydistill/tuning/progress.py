@@ -62,6 +62,10 @@ class Progress:
         if self._live is None:
             self.console.print(f"[{_clock(time.monotonic() - self._started)}] {text}", markup=False)
 
+    def say(self, warning: str) -> None:
+        """Print a warning that stays in sight."""
+        self.console.print(f"WARNING: {warning}", style="bold red", markup=False)
+
     def expect(self, expected: Mapping[str, int]) -> None:
         """Correct how many trials each arm will have."""
         self._expected = dict(expected)
