@@ -1,47 +1,78 @@
-"""What the driver spends on a sweep of many trials that cost nothing: dealing, suggesting, recording, reading back.
+"""What the driver spends on a sweep of many trials that cost nothing, and how busy many nodes would be.
 
-    python -m benchmarks.scale [--trials 10000] [--at-once 64] [--epochs 8] [--folder DIR] [--no-files]
+    python -m benchmarks.scale [--trials 10000] [--nodes 64] [--per-arm 8] [--epochs 8] [--folder DIR] [--tune]
 
 Trials are dealt as in a real sweep (eleven searched arms, TPE, early stopping, then confirm with fresh seeds) and end
-at once with made-up numbers; no Ray, no model. Prints, as JSON: trials of each phase; the driver's seconds, and its
-milliseconds a trial by what they were spent on; the slowest call of the dealer; memory before and after; time and bytes
-of the record store, and of continuing, which reads every record, checks its hash and deals what is left.
+with made-up numbers. Without ``--tune`` nodes are simulated: each runs one trial at a time, an epoch takes it about one
+simulated minute, and everything that raydistill's driver does is really done: searcher, dealer, samplers, studies on
+disk, progress, records written and read. With ``--tune`` the same goes through Ray Tune on this machine's cores.
+
+Prints, as JSON: trials of each phase; the driver's milliseconds a trial by what they were spent on; memory before and
+after; how busy the simulated nodes were; and what continuing costs, which reads every record, checks its hash and deals
+what is left. A record is written by its trial, not by the driver; the time of it is said apart.
 """
 
 from __future__ import annotations
 
 import argparse
+import heapq
+import io
 import json
 import resource
 import shutil
 import tempfile
 import time
-from collections import deque
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import psutil
+from ray import tune
+from ray.tune.search import Searcher
+from rich.console import Console
 
-from raydistill.config import Sweep, arms
-from raydistill.records import Record, RunDirectory, read_record, write_record
+from raydistill.config import Sweep, arms, dump_sweep
+from raydistill.records import Record, RunDirectory, write_record
+from raydistill.seeding import stream
 from raydistill.selectors import LAYER_KINDS
 from raydistill.training import build
 from raydistill.training.prepared import PreparedTeacher
 from raydistill.training.trial import TrialSpec
+from raydistill.tuning import cluster, trials
 from raydistill.tuning.dealer import Dealer
+from raydistill.tuning.directory import kept_records
+from raydistill.tuning.progress import Progress
+from raydistill.tuning.searcher import Bookkeeper, DealerSearcher
+from raydistill.tuning.sharded import Workers
+from raydistill.tuning.suggest import Studies
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS, DATA_HASH, METRIC = 8, "0" * 16, "ndcg@10"
 SEARCHED_ARMS, RUNS_A_CONFIRM_SEED = 11, 36
 
 
-def sweep_of(trials: int, epochs: int) -> Sweep:
-    """Return the shipped ablation with about ``trials`` trials, nine of ten in the search."""
-    search = max(2, round(0.9 * trials / SEARCHED_ARMS))
-    seeds = max(1, round(0.1 * trials / RUNS_A_CONFIRM_SEED))
-    overrides = (f"search.trials={search}", f"confirm.seeds={seeds}", f"training.epochs={epochs}", "search.per_arm=8")
-    return build.load_sweep(ROOT / "sweeps" / "ablation.yaml", overrides)
+def sweep_of(n_trials: int, *, epochs: int, per_arm: int) -> Sweep:
+    """Return the shipped ablation with about ``n_trials`` trials, nine of ten in the search.
+
+    Without early stopping it has that many; with it, the epochs that are saved pay for more.
+    """
+    search = max(2, round(0.9 * n_trials / SEARCHED_ARMS))
+    seeds = max(1, round(0.1 * n_trials / RUNS_A_CONFIRM_SEED))
+    return build.load_sweep(
+        ROOT / "sweeps" / "ablation.yaml",
+        (
+            f"search.trials={search}",
+            f"confirm.seeds={seeds}",
+            f"training.epochs={epochs}",
+            f"search.per_arm={per_arm}",
+            "execution.trackers=[]",
+            "execution.dashboard=false",
+        ),
+    )
 
 
 def teacher(sweep: Sweep) -> PreparedTeacher:
@@ -60,48 +91,25 @@ def teacher(sweep: Sweep) -> PreparedTeacher:
     )
 
 
-def outcome(spec: TrialSpec, sweep: Sweep, generator: np.random.Generator) -> Record:
+def outcome(spec: TrialSpec, sweep: Sweep) -> Record:
     """Return the record that a trial of this spec would have written, with made-up numbers."""
-    curve = 0.03 + 0.02 * np.sort(generator.random(sweep.training.epochs))
+    identity = spec.identity(sweep, DATA_HASH)
+    curve = 0.03 + 0.02 * np.sort(stream(0, "made up", identity).random(sweep.training.epochs))
     rows, status = [], "success"
-    for epoch, value in enumerate(curve, start=1):
-        rows.append(
-            {
-                "epoch": epoch,
-                "loss": 5.0 - epoch / 10,
-                "task_loss": 4.0,
-                "distillation_loss": 3.0,
-                METRIC: float(value),
-                "hr@10": float(2 * value),
-                "mrr": float(value),
-                "seconds": 1.0,
-                "targets_per_second": 1e4,
-            }
-        )
+    for epoch, value in enumerate(curve.tolist(), start=1):
+        losses = {"loss": 5.0 - epoch / 10, "task_loss": 4.0, "distillation_loss": 3.0}
+        metrics = {METRIC: value, "hr@10": 2 * value, "mrr": value}
+        rows.append({"epoch": epoch, **losses, **metrics, "seconds": 1.0, "targets_per_second": 1e4})
         if epoch in spec.stop_below and not value > spec.stop_below[epoch]:
             status = "stopped"
             break
-    metrics = {name: rows[-1][name] for name in (METRIC, "hr@10", "mrr")}
     latency = {size: {"p50": 1.0, "p95": 2.0} for size in ("1", "32")}
+    shared = set(Record.__dataclass_fields__) & set(TrialSpec.__dataclass_fields__)
     return Record(
-        id=spec.identity(sweep, DATA_HASH),
+        id=identity,
         name=spec.name,
         sweep=sweep.name,
-        phase=spec.phase,
-        arm=spec.arm,
-        kind=spec.kind,
-        number=spec.number,
         status=status,
-        seed=spec.seed,
-        teacher=spec.teacher,
-        teacher_seed=spec.teacher_seed,
-        n_teacher_layers=spec.n_teacher_layers,
-        n_student_layers=spec.n_student_layers,
-        layer_map=spec.layer_map,
-        keep_ratio=spec.keep_ratio,
-        configuration=spec.configuration,
-        draw=spec.draw,
-        evidence=spec.evidence,
         epochs=len(rows),
         validation=metrics,
         test=metrics if spec.phase == "confirm" else None,
@@ -109,80 +117,174 @@ def outcome(spec: TrialSpec, sweep: Sweep, generator: np.random.Generator) -> Re
         curves=tuple(rows),
         started=1.0,
         finished=2.0,
+        **{name: getattr(spec, name) for name in shared},
     )
 
 
-def deal(dealer: Dealer, sweep: Sweep, at_once: int, spent: dict[str, list[float]]) -> Iterator[Record]:
-    """Yield the records of all trials, ``at_once`` running at a time and ending in another order than they began."""
-    generator = np.random.default_rng(1)
-    running: deque[Record] = deque()
-    while True:
-        while len(running) < at_once:
-            started = time.perf_counter()
-            spec = dealer.next()
-            spent["next"].append(time.perf_counter() - started)
-            if spec is None:
-                break
-            running.append(outcome(spec, sweep, generator))
-        if not running:
-            return
-        running.rotate(int(generator.integers(len(running))))
-        record = running.popleft()
+class Driver:
+    """Everything that raydistill's own driver does for a trial, with the seconds that each part took.
+
+    Args:
+        sweep: The sweep.
+        run: Its run directory.
+    """
+
+    def __init__(self, sweep: Sweep, run: RunDirectory) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.slowest = 0.0
+        self.ended: Counter[str] = Counter()
+        self.sweep, self.run = sweep, run
+        self.dealer = Dealer(sweep, DATA_HASH, [teacher(sweep)])
+        self.searcher = DealerSearcher(self.dealer, run, run.root, Workers(1, 1.0, 0.0))
+        self.studies = Studies(run.studies, sweep, [ratio for _, ratio in self.dealer.strata])
+        for name in self.dealer.searches:
+            self.studies.start(name, [])
+        self.progress = Progress({arm.name: 1 for arm in self.dealer.arms}, METRIC, Console(file=io.StringIO()))
+        self.keeper = Bookkeeper(
+            self.searcher,
+            sweep,
+            run,
+            on_record=self._note,
+            on_start=self.progress.started,
+            on_lost=self.progress.lost,
+        )
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
         started = time.perf_counter()
-        dealer.finished(record)
-        spent["finished"].append(time.perf_counter() - started)
-        yield record
+        yield
+        spent = time.perf_counter() - started
+        self.seconds[part] += spent
+        if part != "write":
+            self.slowest = max(self.slowest, spent)
+
+    def start(self, name: str) -> TrialSpec | str | None:
+        """Return the next trial, or what the searcher says instead."""
+        with self.timed("suggest"):
+            config = self.searcher.suggest(name)
+        if not isinstance(config, dict):
+            return config
+        with self.timed("note"):
+            self.keeper.on_trial_start(0, [], SimpleNamespace(trial_id=name))
+        return self.searcher.specs[name]
+
+    def end(self, name: str) -> None:
+        """Let a trial write its record, and take note of it."""
+        record = outcome(self.searcher.specs[name], self.sweep)
+        with self.timed("write"):
+            write_record(self.run.record_file(record.id), record)
+        with self.timed("note"):
+            self.keeper.on_trial_complete(0, [], SimpleNamespace(trial_id=name))
+
+    def count(self, record: Record) -> None:
+        """Count a trial that has ended, and show it."""
+        self.ended[record.phase] += 1
+        self.ended["stopped early"] += record.status == "stopped"
+        self.progress.ended(record)
+
+    def _note(self, record: Record) -> None:
+        if record.phase == "search":
+            self.studies.add(record)
+        self.count(record)
 
 
-def measure(trials: int, *, at_once: int, epochs: int, folder: Path | None) -> dict[str, object]:
-    """Return what a sweep of about ``trials`` trials costs the driver."""
-    sweep = sweep_of(trials, epochs)
-    spent: dict[str, list[float]] = {"next": [], "finished": [], "write": []}
+def simulate(driver: Driver, n_nodes: int) -> dict[str, float]:
+    """Run all trials on simulated nodes and return how busy those were.
+
+    A node is as fast as it is: an epoch takes between 0.8 and 1.25 minutes on it.
+    """
+    speeds = stream(0, "speeds").uniform(0.8, 1.25, n_nodes)
+    free, running, clock, busy, number = list(range(n_nodes)), [], 0.0, 0.0, 0
+    while True:
+        while free:
+            spec = driver.start(str(number))
+            if not isinstance(spec, TrialSpec):
+                break
+            minutes = outcome(spec, driver.sweep).epochs * speeds[free[-1]]
+            heapq.heappush(running, (clock + minutes, number, free.pop()))
+            busy += minutes
+            number += 1
+        if not running:
+            assert spec == Searcher.FINISHED
+            return {"nodes": n_nodes, "simulated_hours": round(clock / 60, 2), "busy": round(busy / clock / n_nodes, 3)}
+        clock, ended, node = heapq.heappop(running)
+        driver.end(str(ended))
+        free.append(node)
+
+
+class NoTraining(tune.Trainable):
+    """A trial that ends at once, with a record."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._spec, self._run = TrialSpec(**new_config["spec"]), RunDirectory(new_config["run"])
+        return True
+
+    def step(self) -> dict[str, Any]:
+        record = outcome(self._spec, build.load_sweep(self._run.sweep_file))
+        write_record(self._run.record_file(record.id), record)
+        return {"done": True, "record": record.id, "status": record.status}
+
+
+def through_tune(driver: Driver) -> dict[str, float]:
+    """Run all trials through Ray Tune on this machine, and return what this process spent on one."""
+    driver.run.sweep_file.write_text(dump_sweep(driver.sweep))
+    cluster.start(driver.sweep)
+    original, trials.DistillTrainable = trials.DistillTrainable, NoTraining
+    wall, own = time.perf_counter(), time.process_time()
+    try:
+        trials.run_trials(
+            driver.sweep,
+            driver.run,
+            driver.run.root,
+            driver.dealer,
+            on_record=driver.count,
+            on_start=driver.progress.started,
+            on_lost=driver.progress.lost,
+        )
+    finally:
+        wall, own = time.perf_counter() - wall, time.process_time() - own
+        trials.DistillTrainable = original
+        cluster.stop()
+    n = driver.ended["search"] + driver.ended["confirm"]
+    return {"wall_ms_a_trial": round(1000 * wall / n, 2), "driver_cpu_ms_a_trial": round(1000 * own / n, 2)}
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Return what a sweep costs the driver."""
+    sweep = sweep_of(options.trials, epochs=options.epochs, per_arm=options.per_arm)
     before = memory()
-    records = []
-    for record in deal(Dealer(sweep, DATA_HASH, [teacher(sweep)]), sweep, at_once, spent):
-        records.append(record)
-        if folder is not None:
-            started = time.perf_counter()
-            write_record(RunDirectory(folder).record_file(record.id), record)
-            spent["write"].append(time.perf_counter() - started)
-    n = len(records)
-    seconds = {name: sum(values) for name, values in spent.items()}
-    phases = [record.phase for record in records]
-    result: dict[str, object] = {
+    driver = Driver(sweep, RunDirectory(folder))
+    ran = through_tune(driver) if options.tune else simulate(driver, options.nodes)
+    n = driver.ended["search"] + driver.ended["confirm"]
+    return {
         "trials": n,
-        "distinct": len({record.id for record in records}),
-        "search": phases.count("search"),
-        "confirm": phases.count("confirm"),
-        "stopped_early": sum(record.status == "stopped" for record in records),
-        "driver_seconds": round(sum(seconds.values()), 2),
-        "driver_ms_a_trial": {name: round(1000 * value / n, 3) for name, value in seconds.items()},
-        "slowest_call_of_the_dealer_ms": round(1000 * max(spent["next"]), 1),
-        "last_tenth_ms_a_trial": round(1000 * sum(spent["next"][-n // 10 :]) / (n // 10), 3),
-        "memory_before_mb": before,
-        "memory_after_mb": memory(),
+        **driver.ended,
+        **ran,
+        "ms_a_trial": {part: round(1000 * seconds / n, 3) for part, seconds in driver.seconds.items()},
+        "slowest_call_ms": round(1000 * driver.slowest, 1),
+        "memory_mb": {"before": before, "after": memory()},
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "store": reread(driver, n),
     }
-    if folder is not None:
-        result["store"] = reread(RunDirectory(folder), sweep, n)
-    return result
 
 
-def reread(run: RunDirectory, sweep: Sweep, n: int) -> dict[str, object]:
+def reread(driver: Driver, n: int) -> dict[str, Any]:
     """Return what it costs to continue a finished sweep of ``n`` trials."""
-    paths = sorted(run.root.glob("trials/*/record.json"))
+    size = sum(path.stat().st_size for path in driver.run.root.glob("trials/*/record.json"))
     started = time.perf_counter()
-    records = [read_record(path) for path in paths]
+    records = kept_records(driver.run)
     read = time.perf_counter() - started
     started = time.perf_counter()
-    dealer = Dealer(sweep, DATA_HASH, [teacher(sweep)], records)
-    left = dealer.next()
+    left = Dealer(driver.sweep, DATA_HASH, driver.dealer.teachers, records).next()
+    assert len(records) == n, "a trial was lost or repeated"
+    assert left is None, "a finished sweep has trials left"
     return {
-        "records": len(paths),
-        "bytes_a_record": round(sum(path.stat().st_size for path in paths) / n),
+        "bytes_a_record": round(size / n),
         "read_ms_a_record": round(1000 * read / n, 3),
         "continue_seconds": round(time.perf_counter() - started, 2),
-        "left_to_run": 0 if left is None else 1,
     }
 
 
@@ -194,18 +296,17 @@ def memory() -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=10_000)
-    parser.add_argument("--at-once", type=int, default=64)
+    parser.add_argument("--nodes", type=int, default=64)
+    parser.add_argument("--per-arm", type=int, default=8, help="search.per_arm of the sweep")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--folder", type=Path, default=None, help="where the record store goes; a temporary folder")
-    parser.add_argument("--no-files", action="store_true", help="leave the record store out")
+    parser.add_argument("--tune", action="store_true", help="through Ray Tune, on this machine's cores")
     options = parser.parse_args()
-    folder = None if options.no_files else Path(tempfile.mkdtemp(dir=options.folder))
+    folder = Path(tempfile.mkdtemp(dir=options.folder))
     try:
-        result = measure(options.trials, at_once=options.at_once, epochs=options.epochs, folder=folder)
+        print(json.dumps(measure(options, folder), indent=1))
     finally:
-        if folder is not None:
-            shutil.rmtree(folder)
-    print(json.dumps(result, indent=1))
+        shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

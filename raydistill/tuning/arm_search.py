@@ -15,7 +15,7 @@ class ArmSearch:
     when all of this one has ended. What is dealt thus depends on results only, not on when they came in.
 
     Args:
-        make_spec: Gives the trial of a number, from the records of earlier groups.
+        make_specs: Gives the trials of some numbers, from the records of earlier groups.
         n_trials: Whole trials that the budget pays for. Epochs saved by early stopping pay for further
             trials of the same arm, as long as one could run to its end.
         epochs: Epochs of a whole trial.
@@ -25,14 +25,14 @@ class ArmSearch:
 
     def __init__(
         self,
-        make_spec: Callable[[int, Sequence[Record]], TrialSpec],
+        make_specs: Callable[[Sequence[int], Sequence[Record]], list[TrialSpec]],
         *,
         n_trials: int,
         epochs: int,
         group_size: int,
         kept: dict[int, Record] | None = None,
     ) -> None:
-        self._make_spec = make_spec
+        self._make_specs = make_specs
         self._budget = n_trials * epochs
         self._epochs = epochs
         self._group_size = group_size
@@ -70,7 +70,8 @@ class ArmSearch:
             group = range(self._next_group, self._next_group + min(self._group_size, affordable))
             self.is_done = len(group) == 0
             self._next_group = group.stop
-            self._queue = [self._make_spec(number, earlier) for number in group if number not in self.records]
+            left = [number for number in group if number not in self.records]
+            self._queue = self._make_specs(left, earlier) if left else []
 
     def _spent(self, record: Record) -> int:
         # A failed trial has had its chance: it is charged in full, or a failing arm would never end.

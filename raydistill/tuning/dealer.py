@@ -14,7 +14,7 @@ from raydistill.records import Record
 from raydistill.training.prepared import PreparedTeacher
 from raydistill.training.trial import TrialSpec
 from raydistill.tuning.arm_search import ArmSearch
-from raydistill.tuning.specs import confirm_specs, search_spec
+from raydistill.tuning.specs import confirm_specs, search_specs
 
 FINISHED = ("success", "stopped")
 
@@ -49,9 +49,7 @@ class Dealer:
 
     def _search(self, arm: Arm, kept: Sequence[Record]) -> ArmSearch:
         return ArmSearch(
-            lambda number, earlier: search_spec(
-                self.sweep, arm, self.teachers[0], self.strata[number % len(self.strata)], number, earlier
-            ),
+            lambda numbers, earlier: search_specs(self.sweep, arm, self.teachers[0], self.strata, numbers, earlier),
             n_trials=self.sweep.search.trials,
             epochs=self.sweep.training.epochs,
             group_size=self.sweep.search.per_arm,

@@ -111,7 +111,12 @@ class Job:
             progress.keep([record for record in records if record.status != "failed"])
             from raydistill.tuning.trials import run_trials
 
-            run_trials(self.sweep, self.run, self.cache, dealer, on_record=note, on_start=start)
+            run_trials(self.sweep, self.run, self.cache, dealer, on_record=note, on_start=start, on_lost=progress.lost)
+            for short in plan.missing(dealer):
+                progress.say(
+                    "{arm} has {found} of {planned} confirm trials at keep-ratio {keep_ratio:g}: too many of its "
+                    "search trials there failed or were stopped early".format(**short)
+                )
             progress.phase("writing the report")
         return dealer
 
@@ -143,7 +148,7 @@ class Job:
         progress.phase(describe_teacher(identity, history, metric))
         warning = warn_if_weak(history, metric)
         if warning:
-            progress.console.print(f"WARNING: {warning}", style="bold red")
+            progress.say(warning)
 
     def _conclude(self) -> int:
         """Start the analysis, which needs neither torch nor Ray, and pass its exit code on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -9,6 +10,7 @@ from typing import Any
 
 from raydistill.config import Arm, Sweep, arms, quality_metric, strata
 from raydistill.data.splits import SequenceData
+from raydistill.errors import ConfigError
 from raydistill.training import build
 from raydistill.training.trial import TEACHER
 from raydistill.tuning.dealer import Dealer
@@ -37,9 +39,14 @@ class Plan:
 
     @classmethod
     def of(cls, sweep: Sweep, data: SequenceData) -> Plan:
-        """Return the plan of a sweep; builds an untrained teacher to learn its shape."""
+        """Return the plan of a sweep; builds an untrained teacher to learn its shape.
+
+        Raises:
+            ConfigError: The search is too small to find what confirm is to train in every stratum.
+        """
         teacher = build.untrained(sweep, data, seed=0)
         chosen, layers = arms(sweep), strata(sweep, teacher.n_layers)
+        _check_trials(sweep, layers)
         examples = build.dataset(sweep, data, causal=teacher.causal, teacher_seed=sweep.teacher.seed).examples
         cost = estimate(
             sweep,
@@ -78,6 +85,7 @@ class Plan:
                 "seeds": list(confirm_seeds(sweep)),
                 "configurations": sweep.confirm.configurations,
                 "teachers": sweep.confirm.teachers,
+                "missing": self.missing(dealer) if dealer and dealer.confirm is not None else [],
                 "jobs": [
                     {
                         "id": dealer.identity(spec),
@@ -92,6 +100,25 @@ class Plan:
             },
             "analysis": sweep.analysis.model_dump(mode="json"),
         }
+
+    def missing(self, dealer: Dealer) -> list[dict[str, Any]]:
+        """Return arms and keep-ratios with fewer confirm trials than were planned.
+
+        There are such where too many search trials of a stratum failed or were stopped early.
+        """
+        found = Counter((spec.arm, spec.n_student_layers) for spec in dealer.confirm or ())
+        planned = n_confirm(self.sweep, self.arms, len(self.strata))
+        return [
+            {
+                "arm": arm.name,
+                "keep_ratio": ratio,
+                "planned": planned[arm.name] // len(self.strata),
+                "found": found[arm.name, depth],
+            }
+            for arm in self.arms
+            for depth, ratio in self.strata
+            if arm.in_strata and found[arm.name, depth] < planned[arm.name] // len(self.strata)
+        ]
 
     def text(self, *, every_trial: bool = False) -> str:
         """Return the plan for a person."""
@@ -129,7 +156,7 @@ class Plan:
             for number in range(sweep.search.trials):
                 depth, ratio = self.strata[number % len(self.strata)]
                 if number < min(sweep.search.startup, sweep.search.trials):
-                    values = configuration(sweep, suggest(sweep, number, (), quality_metric(sweep)))
+                    values = configuration(sweep, suggest(sweep, [number], (), quality_metric(sweep))[0])
                     said = ", ".join(f"{key}={value:.3g}" for key, value in values.items())
                 else:
                     said = "suggested from the results before it"
@@ -151,3 +178,15 @@ class Plan:
                     setting = f" setting {place + 1}" if settings > 1 else ""
                     drawn = f" draw {draw}" if arm.draws > 1 else ""
                     yield f"  confirm {arm.name:<18} keep {ratio:g} ({depth} layers) seed {seed}{setting}{drawn}{under}"
+
+
+def _check_trials(sweep: Sweep, layers: list[tuple[int, float]]) -> None:
+    least = len(layers) * sweep.confirm.configurations
+    if sweep.search.trials < least:
+        what = "one trial" if sweep.confirm.configurations == 1 else f"{sweep.confirm.configurations} trials"
+        raise ConfigError(
+            f"{sweep.search.trials} search trial(s) of an arm are too few for {len(layers)} keep-ratios, which take "
+            f"turns: each needs {what}, or confirm has nothing to train there",
+            where="search.trials",
+            mend=f"set search.trials to at least {least}, or search fewer keep-ratios or confirm fewer configurations",
+        )

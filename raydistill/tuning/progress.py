@@ -62,6 +62,10 @@ class Progress:
         if self._live is None:
             self.console.print(f"[{_clock(time.monotonic() - self._started)}] {text}", markup=False)
 
+    def say(self, warning: str) -> None:
+        """Print a warning that stays in sight."""
+        self.console.print(f"WARNING: {warning}", style="bold red", markup=False)
+
     def expect(self, expected: Mapping[str, int]) -> None:
         """Correct how many trials each arm will have."""
         self._expected = dict(expected)
@@ -81,6 +85,10 @@ class Progress:
         elif spec.phase == "search" and self._phase not in (SEARCHING, CONFIRMING):
             self.phase(SEARCHING)
         self._running[spec.arm] += 1
+
+    def lost(self, spec: TrialSpec, reason: str) -> None:
+        """Say that a trial starts again, since its process was lost; it goes on counting as running."""
+        self.console.print(f"lost: {spec.name}: {reason.splitlines()[0]}; it starts again", markup=False)
 
     def ended(self, record: Record) -> None:
         """Count a trial that has ended; a failed one is named at once."""

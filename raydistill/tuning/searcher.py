@@ -1,7 +1,8 @@
-"""Between Ray Tune and the dealer: one Tuner, many studies."""
+"""Between Ray Tune and the dealer: one Tuner, many studies, and a second try for a trial whose process was lost."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,12 @@ from raydistill.records import Record, RunDirectory, read_record, write_record
 from raydistill.training.trial import TrialSpec, failed_record
 from raydistill.tuning.dealer import Dealer
 from raydistill.tuning.sharded import Workers
+
+MAX_FAILURES = 1
+"""Times that a trial whose process was lost starts again before it counts as failed.
+
+Tune's own retries are not used: it loses count of a trial whose process dies between two trials or while it starts.
+"""
 
 
 class _NotInSnapshots:
@@ -43,14 +50,20 @@ class DealerSearcher(_NotInSnapshots, Searcher):
         self.dealer = dealer
         self._shared = {"run": str(run.root), "cache": str(cache), "workers": asdict(workers)}
         self.specs: dict[str, TrialSpec] = {}
+        self._again: list[TrialSpec] = []
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the next trial's configuration; None to be asked again later; ``FINISHED`` at the end."""
-        spec = self.dealer.next()
+        spec = self._again.pop(0) if self._again else self.dealer.next()
         if spec is None:
-            return Searcher.FINISHED if self.dealer.is_exhausted else None
+            # Who has said FINISHED is not asked again, and a trial that runs may still have to start anew.
+            return Searcher.FINISHED if self.dealer.is_exhausted and not self.specs else None
         self.specs[trial_id] = spec
         return {"spec": asdict(spec), "name": spec.name, **self._shared}
+
+    def again(self, spec: TrialSpec) -> None:
+        """Hand out a trial once more, before any other."""
+        self._again.append(spec)
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         """Do nothing: :class:`Bookkeeper` reads the record, which says more than Tune's last result."""
@@ -64,14 +77,15 @@ class DealerSearcher(_NotInSnapshots, Searcher):
 
 
 class Bookkeeper(_NotInSnapshots, Callback):
-    """Tells the dealer of every trial that ended, and writes the record of one that could not itself.
+    """Tells the dealer of every trial that ended; one that could not write its record starts again, or gets one here.
 
     Args:
         searcher: Knows which spec a Tune trial runs.
         sweep: The sweep.
         run: Run directory.
         on_record: Called with every record, to show progress and mirror studies.
-        on_start: Called with every spec whose trial starts.
+        on_start: Called with every spec whose trial starts, once.
+        on_lost: Called with every spec that starts again, and why.
     """
 
     def __init__(
@@ -82,19 +96,24 @@ class Bookkeeper(_NotInSnapshots, Callback):
         *,
         on_record: Callable[[Record], None],
         on_start: Callable[[TrialSpec], None],
+        on_lost: Callable[[TrialSpec, str], None],
     ) -> None:
         self._searcher = searcher
         self._sweep = sweep
         self._run = run
         self._on_record = on_record
         self._on_start = on_start
+        self._on_lost = on_lost
         self._begun: set[str] = set()
+        self._failures: Counter[str] = Counter()
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Say that a trial has started; one that starts again, since its process was lost, is under way already."""
-        if trial.trial_id not in self._begun:
-            self._begun.add(trial.trial_id)
-            self._on_start(self._searcher.specs[trial.trial_id])
+        """Say that a trial has started; one that starts again is under way already."""
+        spec = self._searcher.specs[trial.trial_id]
+        identity = self._searcher.dealer.identity(spec)
+        if identity not in self._begun:
+            self._begun.add(identity)
+            self._on_start(spec)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Take note of the record that the trial wrote."""
@@ -102,8 +121,14 @@ class Bookkeeper(_NotInSnapshots, Callback):
         self._note(read_record(self._run.record_file(self._searcher.dealer.identity(spec))))
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Write the record of a trial whose process died or raised."""
+        """Let a trial whose process died or raised start again; write its record where that has happened before."""
         spec = self._searcher.specs.pop(trial.trial_id)
+        identity = self._searcher.dealer.identity(spec)
+        self._failures[identity] += 1
+        if self._failures[identity] <= MAX_FAILURES:
+            self._searcher.again(spec)
+            self._on_lost(spec, _reason(trial))
+            return
         record = failed_record(spec, self._sweep, self._searcher.dealer.data_hash, _reason(trial))
         write_record(self._run.record_file(record.id), record)
         self._note(record)

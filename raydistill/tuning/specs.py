@@ -40,37 +40,52 @@ def task_only(sweep: Sweep) -> dict[str, Any]:
     return dict.fromkeys(("temperature", "alpha_dist", "alpha_task", "alpha_hidden"))
 
 
-def search_spec(
-    sweep: Sweep, arm: Arm, teacher: PreparedTeacher, stratum: Stratum, number: int, earlier: Sequence[Record]
-) -> TrialSpec:
-    """Return an arm's search trial.
+def search_specs(
+    sweep: Sweep,
+    arm: Arm,
+    teacher: PreparedTeacher,
+    strata: Sequence[Stratum],
+    numbers: Sequence[int],
+    earlier: Sequence[Record],
+) -> list[TrialSpec]:
+    """Return search trials of an arm that are suggested together.
 
     Args:
         sweep: The sweep.
         arm: The arm.
         teacher: The teacher that is searched under.
-        stratum: Strata take turns by number, so every arm spends as much on each.
-        number: Number of the trial in its arm.
+        strata: They take turns by number, so every arm spends as much on each.
+        numbers: Numbers of the trials in their arm.
         earlier: The arm's trials of earlier groups.
     """
     metric = quality_metric(sweep)
-    stop_below = {}
-    if sweep.search.early_stopping == "asha":
-        stop_below = thresholds(
-            [record for record in earlier if record.n_student_layers == stratum[0] and record.status != "failed"],
-            metric,
-            grace=sweep.search.grace,
-            reduction=sweep.search.reduction,
-            epochs=sweep.training.epochs,
-        )
+    stop_below = {stratum: _stop_below(sweep, stratum, earlier, metric) for stratum in strata}
     is_drawn = arm.selector is not None and SELECTORS[arm.selector].stochastic
-    return TrialSpec(
-        phase="search",
-        number=number,
-        seed=sweep.search.seed,
-        configuration=configuration(sweep, suggest(sweep, number, earlier, metric)),
-        stop_below=stop_below,
-        **student_fields(sweep, arm, teacher, stratum, "search", number if is_drawn else None),
+    specs = []
+    for number, searched in zip(numbers, suggest(sweep, numbers, earlier, metric), strict=True):
+        stratum = strata[number % len(strata)]
+        specs.append(
+            TrialSpec(
+                phase="search",
+                number=number,
+                seed=sweep.search.seed,
+                configuration=configuration(sweep, searched),
+                stop_below=stop_below[stratum],
+                **student_fields(sweep, arm, teacher, stratum, "search", number if is_drawn else None),
+            )
+        )
+    return specs
+
+
+def _stop_below(sweep: Sweep, stratum: Stratum, earlier: Sequence[Record], metric: str) -> dict[int, float]:
+    if sweep.search.early_stopping != "asha":
+        return {}
+    return thresholds(
+        [record for record in earlier if record.n_student_layers == stratum[0] and record.status != "failed"],
+        metric,
+        grace=sweep.search.grace,
+        reduction=sweep.search.reduction,
+        epochs=sweep.training.epochs,
     )
 
 

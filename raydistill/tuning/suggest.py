@@ -12,11 +12,12 @@ arm, never on timing: an interrupted search that continues, or one with more wor
 from __future__ import annotations
 
 import warnings
+from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.distributions import (
     BaseDistribution,
@@ -55,24 +56,33 @@ def _distribution(dimension: Any) -> BaseDistribution:
     return FloatDistribution(low, high, log=dimension.kind == "log_uniform")
 
 
-def suggest(sweep: Sweep, number: int, finished: Sequence[Record], metric: str) -> dict[str, Any]:
-    """Return the searched values of an arm's trial.
+def suggest(sweep: Sweep, numbers: Sequence[int], finished: Sequence[Record], metric: str) -> list[dict[str, Any]]:
+    """Return the searched values of some trials of an arm, in the order of their numbers.
+
+    Each has a sampler and a seed of its own, so what a trial gets does not depend on which others are asked for;
+    what the samplers learn from is the same for all, and is built once.
 
     Args:
         sweep: Space, sampler and seed.
-        number: Number of the trial in its arm. Arms share the seeds, so their first, random trials are the
+        numbers: Numbers of the trials in their arm. Arms share the seeds, so their first, random trials are the
             same configurations and the comparison starts paired.
         finished: The arm's trials of earlier groups.
         metric: Validation metric to be maximized.
     """
     space = distributions(sweep)
     if not space:
-        return {}
-    seed = stream_seed(sweep.search.seed, "suggestion", number) % 2**32
-    study = optuna.create_study(direction="maximize", sampler=_sampler(sweep, seed))
-    for record in finished:
-        study.add_trial(_relative(record, finished, space, metric))
-    return study.ask(space).params
+        return [{} for _ in numbers]
+    study = optuna.create_study(direction="maximize")
+    study.add_trials(
+        _relative(record, standing, space)
+        for record, standing in zip(finished, standings(finished, metric), strict=True)
+    )
+    suggested = []
+    for number in numbers:
+        # Trials that were asked for and have not ended are nothing to a sampler without constant liar.
+        study.sampler = _sampler(sweep, stream_seed(sweep.search.seed, "suggestion", number) % 2**32)
+        suggested.append(study.ask(space).params)
+    return suggested
 
 
 def _sampler(sweep: Sweep, seed: int) -> optuna.samplers.BaseSampler:
@@ -83,32 +93,46 @@ def _sampler(sweep: Sweep, seed: int) -> optuna.samplers.BaseSampler:
     )
 
 
-def _relative(
-    record: Record, finished: Sequence[Record], space: dict[str, BaseDistribution], metric: str
-) -> FrozenTrial:
+def _relative(record: Record, standing: float, space: dict[str, BaseDistribution]) -> FrozenTrial:
     """Return a finished trial as the sampler sees it: its value is its standing in its own stratum."""
     outcome: dict[str, Any] = {}
     if record.status == "success":
-        outcome["value"] = _standing(record, finished, metric)
+        outcome["value"] = standing
     elif record.status == "stopped":
-        outcome["intermediate_values"] = {record.epochs: _standing(record, finished, metric)}
+        outcome["intermediate_values"] = {record.epochs: standing}
     params = {name: record.configuration[name] for name in space}
     return create_trial(state=_STATES[record.status], params=params, distributions=space, **outcome)
 
 
-def _standing(record: Record, finished: Sequence[Record], metric: str) -> float:
-    """Return the share of its stratum's trials, itself among them, that a trial equals or beats.
+def standings(finished: Sequence[Record], metric: str) -> list[float]:
+    """Return, for each trial, the share of its stratum's trials, itself among them, that it equals or beats.
 
-    A stopped trial is compared with all that reached its last epoch, as they stood then.
+    A stopped trial is compared with all that reached its last epoch, as they stood then; a failed one stands at 0.
+
+    Args:
+        finished: Trials of one arm.
+        metric: Validation metric, higher is better.
     """
-    stratum = [other for other in finished if other.n_student_layers == record.n_student_layers]
-    if record.status == "stopped":
-        own = record.curves[-1][metric]
-        rivals = [other.curves[record.epochs - 1][metric] for other in stratum if other.epochs >= record.epochs]
-    else:
-        own = record.validation[metric]
-        rivals = [other.validation[metric] for other in stratum if other.status == "success"]
-    return float(np.mean([own >= rival for rival in rivals]))
+    ended: dict[int | None, list[float]] = defaultdict(list)
+    at_epoch: dict[tuple[int | None, int], list[float]] = defaultdict(list)
+    for record in finished:
+        if record.status == "success":
+            ended[record.n_student_layers].append(record.validation[metric])
+        for epoch, row in enumerate(record.curves, start=1):
+            at_epoch[record.n_student_layers, epoch].append(row[metric])
+    for values in (*ended.values(), *at_epoch.values()):
+        values.sort()
+
+    def standing(record: Record) -> float:
+        if record.status == "failed":
+            return 0.0
+        if record.status == "success":
+            own, rivals = record.validation[metric], ended[record.n_student_layers]
+        else:
+            own, rivals = record.curves[-1][metric], at_epoch[record.n_student_layers, record.epochs]
+        return bisect_right(rivals, own) / len(rivals)
+
+    return [standing(record) for record in finished]
 
 
 class Studies:

@@ -22,9 +22,6 @@ from raydistill.tuning.sharded_trial import DRIVER_CPUS, run_sharded_trial, tria
 from raydistill.tuning.suggest import Studies
 from raydistill.tuning.trainable import DistillTrainable
 
-MAX_FAILURES = 1
-"""Times that a trial whose process was lost starts again before it counts as failed."""
-
 
 def run_trials(
     sweep: Sweep,
@@ -34,6 +31,7 @@ def run_trials(
     *,
     on_record: Callable[[Record], None],
     on_start: Callable[[TrialSpec], None],
+    on_lost: Callable[[TrialSpec, str], None],
 ) -> None:
     """Run every trial that the dealer has left, and return when all have ended.
 
@@ -44,6 +42,7 @@ def run_trials(
         dealer: Knows what an earlier run has finished.
         on_record: Called with every new record.
         on_start: Called with every spec whose trial starts.
+        on_lost: Called with every spec whose trial starts again, and why.
     """
     studies = Studies(run.studies, sweep, [keep_ratio for _, keep_ratio in dealer.strata])
     for name, search in dealer.searches.items():
@@ -56,7 +55,7 @@ def run_trials(
 
     workers = trial_workers(sweep)
     searcher = DealerSearcher(dealer, run, cache, workers)
-    bookkeeper = Bookkeeper(searcher, sweep, run, on_record=note, on_start=on_start)
+    bookkeeper = Bookkeeper(searcher, sweep, run, on_record=note, on_start=on_start, on_lost=on_lost)
     execution = sweep.execution
     tuner = Tuner(
         _trainable(workers),
@@ -72,8 +71,8 @@ def run_trials(
             name=time.strftime("%Y%m%d-%H%M%S"),
             storage_path=str((run.root / "ray" / "tune").resolve()),
             callbacks=[bookkeeper, *_trackers(execution.trackers, sweep.name)],
-            failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-            # A trial is short: one whose process is lost starts again from its beginning.
+            failure_config=tune.FailureConfig(max_failures=0),
+            # A trial of one process is short: it starts again from its beginning.
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             verbose=0,
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -85,13 +86,14 @@ class Launcher:
         submitted = self.ray("job", "submit", "--no-wait", "--submission-id", name, "--", "bash", "-c", entry)
         assert submitted.returncode == 0, submitted.stdout[-2000:]
         # Waiting in the command that submits ends too early where the tunnel falters.
-        wait_for(lambda: self.status(name) in ("SUCCEEDED", "FAILED", "STOPPED"), 1200, f"end of {name}")
-        return self.status(name), self.ray("job", "logs", name).stdout
+        wait_for(lambda: self.end(name), 1200, f"end of {name}")
+        return self.end(name), self.ray("job", "logs", name).stdout
 
-    def status(self, name: str) -> str:
-        """Return the status of a job; empty where the dashboard did not answer."""
+    def end(self, name: str) -> str:
+        """Return how a job ended; empty while it runs, or where the dashboard did not answer."""
         said = self.ray("job", "status", name).stdout
-        return next((word for word in ("SUCCEEDED", "FAILED", "STOPPED", "RUNNING", "PENDING") if word in said), "")
+        found = re.search(rf"Job '{name}' (succeeded|failed|was stopped)", said)
+        return found.group(1) if found else ""
 
 
 @pytest.fixture(scope="module")
@@ -188,20 +190,20 @@ def test_without_the_token_nobody_gets_in(running):
 
 def test_storage_that_is_not_shared_is_refused_before_the_first_trial(running):
     status, said = running.sweep("unshared", *SMALL, "execution.storage=/root/unshared", "execution.workers=2")
-    assert status == "FAILED"
+    assert status == "failed"
     assert "does not see the run directory" in said, said[-2000:]
     assert "training, evidence" not in said
 
 
 def test_more_workers_than_there_are_is_refused(running):
     status, said = running.sweep("too-many", *SMALL, "execution.storage=/mnt/raydistill/runs", "execution.workers=3")
-    assert status == "FAILED"
+    assert status == "failed"
     assert "3 worker(s)" in said, said[-2000:]
 
 
 def test_a_sweep_with_two_workers_over_two_hosts_gives_its_report(running):
     status, said = running.sweep("smoke", *SMALL, "execution.storage=/mnt/raydistill/runs", "execution.workers=2")
-    assert status == "SUCCEEDED", said[-4000:]
+    assert status == "succeeded", said[-4000:]
     fetched = running.folder / "report"
     fetched.mkdir()
     down = running.ray("rsync-down", str(running.file), "/mnt/raydistill/runs/smoke/report/", f"{fetched}/")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -157,12 +158,12 @@ def test_the_same_trials_are_dealt_whatever_the_order_the_slots_and_the_kills(sw
 def test_an_arm_search_of_one_group_deals_all_at_once():
     made = []
 
-    def make(number, earlier):
-        made.append((number, len(earlier)))
-        return type("Spec", (), {"number": number})()
+    def make(numbers, earlier):
+        made.append((list(numbers), len(earlier)))
+        return [SimpleNamespace(number=number) for number in numbers]
 
     search = ArmSearch(make, n_trials=3, epochs=5, group_size=10)
     assert [search.next().number for _ in range(3)] == [0, 1, 2]
     assert search.next() is None
-    assert made == [(0, 0), (1, 0), (2, 0)]
+    assert made == [([0, 1, 2], 0)]
     assert not search.is_done

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 from tuning_zoo import dealer_of, play, small_sweep
 
+from raydistill.errors import ConfigError
 from raydistill.training import build
 from raydistill.tuning import estimate as estimate_module
 from raydistill.tuning.plan import Plan
@@ -118,3 +119,29 @@ def test_more_at_once_takes_less_time_and_more_memory(plan_of):
 def test_the_speed_of_this_machine_is_a_number_of_operations(monkeypatch):
     monkeypatch.undo()
     assert 1e7 < estimate_module._operations_per_second() < 1e14
+
+
+@pytest.mark.parametrize(
+    ("overrides", "least"), [(("search.trials=1",), 2), (("search.trials=3", "confirm.configurations=2"), 4)]
+)
+def test_a_search_too_small_for_its_keep_ratios_is_refused(plan_of, overrides, least):
+    with pytest.raises(ConfigError, match="too few for 2 keep-ratios") as caught:
+        plan_of(*overrides)
+    assert caught.value.where == "search.trials"
+    assert f"at least {least}," in caught.value.mend
+    plan = plan_of(*overrides, f"search.trials={least}")
+    dealer = dealer_of(plan.sweep)
+    play(dealer)
+    assert {spec.n_student_layers for spec in dealer.confirm if spec.arm == "fisher"} == {2, 4}
+
+
+def test_confirm_trials_that_the_search_found_nothing_for_are_named(plan_of):
+    plan = plan_of("search.trials=2", "search.early_stopping=none")
+    dealer = dealer_of(plan.sweep)
+    assert plan.content(dealer)["confirm"]["missing"] == []
+    play(dealer, failing={("fisher", 1)})
+    (missing,) = plan.content(dealer)["confirm"]["missing"]
+    assert missing == {"arm": "fisher", "keep_ratio": 0.5, "planned": 2, "found": 0}
+    whole = dealer_of(plan.sweep)
+    play(whole)
+    assert plan.missing(whole) == []

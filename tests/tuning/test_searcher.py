@@ -23,9 +23,16 @@ def sweep(tmp_path):
 @pytest.fixture
 def parts(sweep, tmp_path):
     """Searcher, bookkeeper, run directory, and what the bookkeeper has said."""
-    run, said = RunDirectory(tmp_path / "run"), SimpleNamespace(records=[], started=[])
+    run, said = RunDirectory(tmp_path / "run"), SimpleNamespace(records=[], started=[], lost=[])
     searcher = DealerSearcher(dealer_of(sweep), run, tmp_path / "cache", Workers(number=1, cpus=1.0, gpus=0.0))
-    keeper = Bookkeeper(searcher, sweep, run, on_record=said.records.append, on_start=said.started.append)
+    keeper = Bookkeeper(
+        searcher,
+        sweep,
+        run,
+        on_record=said.records.append,
+        on_start=said.started.append,
+        on_lost=lambda spec, reason: said.lost.append((spec, reason)),
+    )
     return searcher, keeper, run, said
 
 
@@ -72,30 +79,76 @@ def test_an_ended_trial_is_noted_from_the_record_that_it_wrote(parts, sweep):
     assert searcher.specs == {}
 
 
-def test_a_trial_that_starts_again_is_said_to_start_once(parts):
-    searcher, keeper, _, said = parts
+def lose_twice(searcher, keeper, error_file=None):
+    """Let the first trial lose its process, and again when it was started anew; return its spec."""
     searcher.suggest("a")
-    for _ in range(2):
-        keeper.on_trial_start(0, [], tune_trial("a"))
-    assert len(said.started) == 1
+    spec = searcher.specs["a"]
+    keeper.on_trial_start(0, [], tune_trial("a"))
+    keeper.on_trial_error(0, [], tune_trial("a", error_file))
+    searcher.suggest("b")
+    assert searcher.specs == {"b": spec}
+    keeper.on_trial_start(0, [], tune_trial("b"))
+    keeper.on_trial_error(0, [], tune_trial("b", error_file))
+    return spec
+
+
+def test_a_lost_trial_starts_again_before_any_other_and_is_counted_once(parts, sweep):
+    searcher, keeper, _run, said = parts
+    spec = lose_twice(searcher, keeper)
+    assert said.started == [spec]
+    assert [lost for lost, _ in said.lost] == [spec]
+    assert len(said.records) == 1  # lost again, it has failed
+
+
+def test_a_trial_that_succeeds_the_second_time_has_one_record(parts, sweep):
+    searcher, keeper, run, said = parts
+    searcher.suggest("a")
+    keeper.on_trial_error(0, [], tune_trial("a"))
+    searcher.suggest("b")
+    record = invented_record(searcher.specs["b"], sweep)
+    write_record(run.record_file(record.id), record)
+    keeper.on_trial_complete(0, [], tune_trial("b"))
+    assert [one.status for one in said.records] == ["success"]
+
+
+def test_the_end_is_not_said_while_the_last_trial_may_have_to_start_again(parts, sweep):
+    searcher, keeper, run, _ = parts
+    number = 0
+    while not searcher.dealer.is_exhausted:
+        if searcher.suggest(str(number)) is None or len(searcher.specs) > 2:
+            name = next(iter(searcher.specs))
+            record = invented_record(searcher.specs[name], sweep)
+            write_record(run.record_file(record.id), record)
+            keeper.on_trial_complete(0, [], tune_trial(name))
+        number += 1
+    assert searcher.specs
+    assert searcher.suggest("waits") is None
+    last = next(iter(searcher.specs))
+    spec = searcher.specs[last]
+    keeper.on_trial_error(0, [], tune_trial(last))
+    searcher.suggest("again")
+    assert searcher.specs["again"] == spec
+    for name in list(searcher.specs):
+        record = invented_record(searcher.specs[name], sweep)
+        write_record(run.record_file(record.id), record)
+        keeper.on_trial_complete(0, [], tune_trial(name))
+    assert searcher.suggest("end") == Searcher.FINISHED
 
 
 def test_a_lost_trial_gets_a_record_with_the_last_line_of_its_error(parts, tmp_path):
     searcher, keeper, run, said = parts
-    searcher.suggest("a")
-    spec = searcher.specs["a"]
     (tmp_path / "error.txt").write_text("Traceback ...\n  File ...\nMemoryError: too large\n\n")
-    keeper.on_trial_error(0, [], tune_trial("a", str(tmp_path / "error.txt")))
+    spec = lose_twice(searcher, keeper, str(tmp_path / "error.txt"))
     (record,) = said.records
     assert record.status == "failed"
     assert record.error.startswith("MemoryError: too large")
+    assert said.lost[0][1].startswith("MemoryError: too large")
     assert read_record(run.record_file(searcher.dealer.identity(spec))) == record
 
 
 def test_a_trial_that_ends_without_a_word_says_so(parts):
     searcher, keeper, _, said = parts
-    searcher.suggest("a")
-    keeper.on_trial_error(0, [], tune_trial("a", None))
+    lose_twice(searcher, keeper)
     assert "without a word" in said.records[0].error
 
 

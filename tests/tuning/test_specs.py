@@ -10,7 +10,7 @@ from tuning_zoo import METRIC, dealer_of, invented_record, invented_teacher, pla
 
 from raydistill.config import arms, strata
 from raydistill.selectors import SELECTORS
-from raydistill.tuning.specs import best, best_selector, configuration, confirm_specs, search_spec
+from raydistill.tuning.specs import best, best_selector, configuration, confirm_specs, search_specs
 
 NOTHING = {"temperature": None, "alpha_dist": None, "alpha_task": None, "alpha_hidden": None}
 
@@ -145,7 +145,7 @@ def test_more_configurations_are_the_best_ones_in_order(tmp_path):
 
 
 def test_stopped_and_failed_trials_are_never_confirmed(sweep):
-    spec = search_spec(sweep, arms(sweep)[0], invented_teacher(sweep), strata(sweep, 8)[0], 0, ())
+    (spec,) = search_specs(sweep, arms(sweep)[0], invented_teacher(sweep), strata(sweep, 8), [0], ())
     good = invented_record(spec, sweep)
     stopped = type(good)(**vars(good) | {"status": "stopped", "validation": {METRIC: 99.0}})
     failed = type(good)(**vars(good) | {"status": "failed", "validation": {}})

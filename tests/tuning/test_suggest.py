@@ -9,11 +9,11 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 from scipy import stats
 from tuning_zoo import METRIC, dealer_of, play, small_sweep
 
-from raydistill.seeding import stream
+from raydistill.seeding import stream, stream_seed
 from raydistill.tuning import suggest as suggest_module
 from raydistill.tuning.suggest import Studies, suggest
 
@@ -32,6 +32,12 @@ def records(sweep):
     return own
 
 
+def ask(sweep, number, finished, metric):
+    """Return what one trial is given, asked for alone."""
+    (values,) = suggest(sweep, [number], finished, metric)
+    return values
+
+
 def configurations(records, number):
     return next(record.configuration for record in records if record.number == number)
 
@@ -47,19 +53,61 @@ def test_arms_share_their_first_configurations_and_then_learn_from_their_own(swe
 
 def test_the_first_ones_do_not_depend_on_results_and_later_ones_do(sweep, records):
     for number in range(sweep.search.startup):
-        assert suggest(sweep, number, records[:2], METRIC) == suggest(sweep, number, (), METRIC)
-    assert suggest(sweep, 9, records[:8], METRIC) != suggest(sweep, 9, (), METRIC)
+        assert ask(sweep, number, records[:2], METRIC) == ask(sweep, number, (), METRIC)
+    assert ask(sweep, 9, records[:8], METRIC) != ask(sweep, 9, (), METRIC)
 
 
 def test_the_same_question_has_the_same_answer(sweep, records):
     np.random.seed(1)
-    first = suggest(sweep, 8, records, METRIC)
+    first = ask(sweep, 8, records, METRIC)
     np.random.seed(2)
-    assert suggest(sweep, 8, records, METRIC) == first
+    assert ask(sweep, 8, records, METRIC) == first
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_trials_asked_for_together_get_what_each_would_get_alone(tmp_path, records, sampler):
+    """The oracle builds a study of its own for every trial, and counts standings by brute force."""
+    sweep = small_sweep(tmp_path, "search.trials=12", f"search.sampler={sampler}")
+    space = suggest_module.distributions(sweep)
+
+    def value_of(record):
+        stratum = [one for one in records if one.n_student_layers == record.n_student_layers]
+        if record.status == "success":
+            rivals = [one.validation[METRIC] for one in stratum if one.status == "success"]
+            return np.mean([record.validation[METRIC] >= rival for rival in rivals])
+        rivals = [one.curves[record.epochs - 1][METRIC] for one in stratum if one.epochs >= record.epochs]
+        return np.mean([record.curves[-1][METRIC] >= rival for rival in rivals])
+
+    def alone(number):
+        seed = stream_seed(sweep.search.seed, "suggestion", number) % 2**32
+        samplers = {
+            "random": optuna.samplers.RandomSampler(seed=seed),
+            "tpe": optuna.samplers.TPESampler(
+                seed=seed, n_startup_trials=sweep.search.startup, multivariate=True, constant_liar=False
+            ),
+        }
+        study = optuna.create_study(direction="maximize", sampler=samplers[sampler])
+        for record in records:
+            params = {name: record.configuration[name] for name in space}
+            common = {"params": params, "distributions": space}
+            if record.status == "success":
+                trial = create_trial(state=TrialState.COMPLETE, value=value_of(record), **common)
+            elif record.status == "stopped":
+                trial = create_trial(
+                    state=TrialState.PRUNED, intermediate_values={record.epochs: value_of(record)}, **common
+                )
+            else:
+                trial = create_trial(state=TrialState.FAIL, **common)
+            study.add_trial(trial)
+        return study.ask(space).params
+
+    numbers = [12, 13, 14, 20]
+    assert suggest(sweep, numbers, records, METRIC) == [alone(number) for number in numbers]
+    assert suggest(sweep, numbers[::-1], records, METRIC) == [alone(number) for number in numbers[::-1]]
 
 
 def test_random_suggestions_follow_the_distributions_that_the_sweep_names(sweep):
-    drawn = [suggest(sweep, number, (), METRIC) for number in range(300)]
+    drawn = [ask(sweep, number, (), METRIC) for number in range(300)]
     assert {tuple(values) for values in drawn} == {("temperature", "alpha_dist")}
     alpha = [values["alpha_dist"] for values in drawn]
     logarithm = np.log10([values["temperature"] for values in drawn])
@@ -71,14 +119,14 @@ def test_random_suggestions_follow_the_distributions_that_the_sweep_names(sweep)
 def test_every_kind_of_dimension_gives_values_of_its_own(tmp_path):
     space = "{keep_ratio: {choice: [0.5]}, temperature: {int: [2, 4]}, lr: {choice: [1.0e-3, 1.0e-2]}}"
     sweep = small_sweep(tmp_path, f"search.space={space}")
-    drawn = [suggest(sweep, number, (), METRIC) for number in range(60)]
+    drawn = [ask(sweep, number, (), METRIC) for number in range(60)]
     assert {values["temperature"] for values in drawn} == {2, 3, 4}
     assert {values["lr"] for values in drawn} == {1e-3, 1e-2}
 
 
 def test_a_space_of_keep_ratio_alone_asks_for_nothing(tmp_path):
     sweep = small_sweep(tmp_path, "search.space={keep_ratio: {choice: [0.25, 0.5]}}")
-    assert suggest(sweep, 0, (), METRIC) == {}
+    assert ask(sweep, 0, (), METRIC) == {}
     assert len(play(dealer_of(sweep))) > 0
 
 
@@ -93,7 +141,7 @@ def test_standing_is_the_share_of_the_own_stratum_that_is_equalled_or_beaten(rec
     deep = [record(4, 0.9, curve=[0.8, 0.9])]
     stopped = record(2, 0.16, status="stopped", curve=[0.16])
     everyone = [*shallow, *deep, stopped]
-    standing = [suggest_module._standing(one, everyone, METRIC) for one in everyone]
+    standing = suggest_module.standings(everyone, METRIC)
     # Among 0.1, 0.2, 0.2; alone; and, after one epoch, 0.16 among 0.0, 0.2, 0.15 and itself.
     assert standing == pytest.approx([1 / 3, 1, 1, 1, 3 / 4])
 
@@ -109,7 +157,7 @@ def test_how_good_deep_students_are_as_such_changes_no_suggestion(sweep, records
         else record
         for record in records
     ]
-    assert suggest(sweep, 12, raised, METRIC) == suggest(sweep, 12, records, METRIC)
+    assert ask(sweep, 12, raised, METRIC) == ask(sweep, 12, records, METRIC)
 
 
 def test_suggestions_move_towards_what_was_good(sweep, records):
@@ -128,7 +176,7 @@ def test_suggestions_move_towards_what_was_good(sweep, records):
         )  # fmt: skip
 
     def distance(finished):
-        asked = [suggest(sweep, number, finished, METRIC)["temperature"] for number in range(100, 130)]
+        asked = [ask(sweep, number, finished, METRIC)["temperature"] for number in range(100, 130)]
         return np.median(np.abs(np.log(np.array(asked) / 2)))
 
     assert distance(earlier) < 0.7 * distance(())
