@@ -1,122 +1,136 @@
-"""Per-example Fisher against a loop over examples, on the default teacher; and all evidence against training epochs.
+"""Per-example Fisher against a loop over examples, and all evidence of the default sweep against training epochs.
 
-    python -m benchmarks.fisher [--threads 1] [--batch 64] [--repeats 5]
+    python -m benchmarks.fisher [--threads 1] [--rounds 3] [--sweep sweeps/ablation.yaml]
 
-Prints, as JSON: CPU seconds of both ways for one batch and their ratio; the largest relative difference of the results;
-seconds of all evidence of the default sweep and of one training epoch over the same examples.
+Data, teacher, calibration samples, batch sizes, kinds and draws are the sweep's own; only the weights are untrained,
+which changes no time. Works take turns in one process, and the least processor seconds of each are compared. Prints, as
+JSON, the ratio of the loop to the vectorized Fisher and their largest relative difference; and how many training epochs
+over as many examples the evidence costs, together and by pass.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
-import statistics
-import time
-from collections.abc import Callable
+import tempfile
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from raydistill.models import Recommender, blocks, build_recommender
+from benchmarks.measure import in_turns
+from raydistill.config import Sweep
+from raydistill.data.splits import SequenceData
+from raydistill.losses.distillation import TASK_ONLY
+from raydistill.models import Recommender, blocks
+from raydistill.training import DistillationTrainer, build, load_sweep
 from raydistill.training.calibration import CalibrationBatch, example_losses
 from raydistill.training.evidence import measure_evidence
+from raydistill.training.gradient_pass import DRAWN, LABELLED
 from raydistill.training.per_example import recorded, squared_norms
+from raydistill.training.prepare import calibration_samples, evidence_kinds, next_item_logits
 
-ITEMS, LAYERS, HIDDEN, HEADS, LENGTH = 200, 8, 32, 2, 28  # of sweeps/ablation.yaml
-DEFAULT_KINDS = ("fisher", "attention", "gradient", "block_influence", "taylor")
-
-
-def batch_of(n_rows: int, seed: int = 0) -> CalibrationBatch:
-    """Return full-length rows with one target each."""
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(1, ITEMS + 1, (n_rows, LENGTH), generator=generator)
-    labels = torch.randint(0, ITEMS, (n_rows,), generator=generator)
-    return CalibrationBatch({"input_ids": ids}, torch.arange(n_rows), labels)
+SWEEP = Path(__file__).parent.parent / "sweeps" / "ablation.yaml"
 
 
-def logits(model: Recommender, batch: CalibrationBatch) -> Tensor:
-    """Return the scores of all items at the last position of each target's row."""
-    return model.logits(model.hidden(batch.inputs["input_ids"])[batch.example, -1])
-
-
-def vectorized(model: Recommender, batch: CalibrationBatch) -> Tensor:
-    """Return the empirical Fisher of each block in one forward and backward."""
-    with recorded(list(blocks(model)), batch.n_rows) as recording:
-        losses = example_losses(logits(model, batch), batch.labels, batch)
-    outputs = torch.autograd.grad(losses.sum(), [call.output for call in recording.calls], allow_unused=True)
-    return squared_norms(recording, outputs, losses, LAYERS)[0].mean(dim=0)
-
-
-def loop(model: Recommender, batch: CalibrationBatch) -> Tensor:
-    """Return the same by one forward and one backward for each example, as it is commonly written."""
-    sums = torch.zeros(LAYERS, dtype=torch.float64)
-    for piece, _ in batch.chunks(1):
-        model.zero_grad(set_to_none=True)
-        example_losses(logits(model, piece), piece.labels, piece).sum().backward()
-        for layer, block in enumerate(blocks(model)):
-            sums[layer] += sum(parameter.grad.square().sum() for parameter in block.parameters())
-    model.zero_grad(set_to_none=True)
-    return sums / batch.n_rows
-
-
-def seconds(run: Callable[[], object], repeats: int) -> float:
-    """Return the median CPU time of ``run`` (other work on the machine counts less), after one that is not counted."""
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        run()
-        times.append(time.process_time() - start)
-    return statistics.median(times)
-
-
-def epoch(model: Recommender, batches: list[CalibrationBatch]) -> None:
-    """Train one epoch: dropout, all gradients, AdamW."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
-    model.train()
+def vectorized(model: Recommender, batches: list[CalibrationBatch]) -> Tensor:
+    """Return the empirical Fisher of each block by one forward and backward for each batch."""
+    rows = list(blocks(model))
+    sums, n_rows = torch.zeros(len(rows), dtype=torch.float64), 0
     for batch in batches:
-        optimizer.zero_grad()
-        example_losses(logits(model, batch), batch.labels, batch).mean().backward()
-        optimizer.step()
-    model.eval()
+        with recorded(rows, batch.n_rows) as recording:
+            losses = example_losses(next_item_logits(model, batch), batch.labels, batch)
+        outputs = torch.autograd.grad(losses.sum(), [call.output for call in recording.calls], allow_unused=True)
+        sums += squared_norms(recording, outputs, losses, len(rows))[0].sum(dim=0)
+        n_rows += batch.n_rows
+    return sums / n_rows
+
+
+def loop(model: Recommender, batches: list[CalibrationBatch]) -> Tensor:
+    """Return the same by one forward and one backward for each example, as it is commonly written."""
+    rows = list(blocks(model))
+    sums, n_rows = torch.zeros(len(rows), dtype=torch.float64), 0
+    for piece in (piece for batch in batches for piece, _ in batch.chunks(1)):
+        model.zero_grad(set_to_none=True)
+        example_losses(next_item_logits(model, piece), piece.labels, piece).sum().backward()
+        for layer, block in enumerate(rows):
+            sums[layer] += sum(parameter.grad.square().sum() for parameter in block.parameters())
+        n_rows += 1
+    model.zero_grad(set_to_none=True)
+    return sums / n_rows
+
+
+def fisher(model: Recommender, batches: list[CalibrationBatch], rounds: int) -> dict[str, float]:
+    """Return processor seconds of both ways over the same batches, their ratio, and how far the results differ."""
+    works = {"loop": lambda: loop(model, batches), "vectorized": lambda: vectorized(model, batches)}
+    seconds = in_turns(works, rounds)
+    one, other = vectorized(model, batches), loop(model, batches)
+    return {
+        "batch": max(batch.n_rows for batch in batches),
+        "loop_cpu_seconds": round(seconds["loop"], 3),
+        "vectorized_cpu_seconds": round(seconds["vectorized"], 3),
+        "ratio": round(seconds["loop"] / seconds["vectorized"], 2),
+        "largest_relative_difference": float(((one - other) / other).abs().max()),
+    }
+
+
+def evidence(sweep: Sweep, data: SequenceData, model: Recommender, samples: list, rounds: int) -> dict[str, object]:
+    """Return processor seconds of the sweep's evidence and of a training epoch over as many examples."""
+    dataset = build.dataset(sweep, data, causal=model.causal, teacher_seed=0)
+    settings = dataclasses.replace(build.teacher_settings(sweep, 0), epochs=10**6, patience=None)
+    steps = DistillationTrainer(build.untrained(sweep, data, seed=1), dataset, TASK_ONLY, settings).epochs()
+    kinds = evidence_kinds(sweep)
+    asked = {
+        "all": kinds,
+        "attention": ["attention"],
+        "gradients": [kind for kind in kinds if kind in (*DRAWN, *LABELLED)],
+        "removal": ["leave_one_out", "greedy"],
+    }
+    passes: dict[str, float] = {}
+
+    def measure(name: str) -> None:
+        found = measure_evidence(
+            model, samples, next_item_logits, asked[name], seed=0,
+            draws=sweep.evidence.fisher_draws, chunk_size=sweep.evidence.batch_size,
+        )  # fmt: skip
+        if name == "all":
+            passes.update(found.pass_seconds)
+
+    works = {name: (lambda name=name: measure(name)) for name in asked}
+    seconds = in_turns({"epoch": lambda: next(steps), **works}, rounds)
+    n_examples = sweep.evidence.samples * len(samples)
+    epoch = seconds.pop("epoch") * n_examples / len(dataset.examples)
+    return {
+        "kinds": kinds,
+        "examples": n_examples,
+        "epoch_cpu_seconds": round(epoch, 3),
+        "epochs": {name: round(value / epoch, 2) for name, value in seconds.items()},
+        "passes_in_epochs": {name: round(value / epoch, 2) for name, value in passes.items()},
+    }
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3, help="turns that each work takes")
+    parser.add_argument("--sweep", type=Path, default=SWEEP)
+    parser.add_argument("--set", dest="overrides", nargs="*", default=(), metavar="KEY=VALUE")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    model = build_recommender(
-        "gpt2", n_items=ITEMS, layers=LAYERS, hidden=HIDDEN, heads=HEADS, dropout=0.2, max_length=LENGTH, seed=0
-    ).eval()
-    batch = batch_of(options.batch)
-    fast = seconds(lambda: vectorized(model, batch), options.repeats)
-    slow = seconds(lambda: loop(model, batch), options.repeats)
-    one, other = vectorized(model, batch), loop(model, batch)
-    batches = [batch_of(64, seed) for seed in range(8)]
-    evidence = seconds(lambda: measure_evidence(model, [batches], logits, DEFAULT_KINDS, seed=0), 1)
-    passes = measure_evidence(model, [batches], logits, DEFAULT_KINDS, seed=0).pass_seconds
-    training = seconds(lambda: epoch(model, batches), 2)
-    print(
-        json.dumps(
-            {
-                "threads": options.threads,
-                "batch": options.batch,
-                "vectorized_cpu_seconds": round(fast, 4),
-                "loop_cpu_seconds": round(slow, 4),
-                "ratio": round(slow / fast, 2),
-                "largest_relative_difference": float(((one - other) / other).abs().max()),
-                "evidence_cpu_seconds_512_examples": round(evidence, 3),
-                "evidence_passes": {name: round(value, 3) for name, value in passes.items()},
-                "training_epoch_cpu_seconds_512_examples": round(training, 3),
-                "evidence_in_epochs": round(evidence / training, 2),
-            },
-            indent=1,
-        )
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        sweep = load_sweep(options.sweep, tuple(options.overrides))
+        data = build.prepared_data(sweep, Path(folder))
+        model = build.untrained(sweep, data, seed=0).eval()
+        examples = build.dataset(sweep, data, causal=model.causal, teacher_seed=0).examples
+        samples = calibration_samples(sweep, examples)
+        found = {
+            "threads": options.threads,
+            "fisher": fisher(model, samples[0], options.rounds),
+            "evidence": evidence(sweep, data, model, samples, options.rounds),
+        }
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

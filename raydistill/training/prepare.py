@@ -14,7 +14,7 @@ from raydistill.errors import CorruptArtifactError, EvidenceError
 from raydistill.models.recommender import Recommender
 from raydistill.records import write_json
 from raydistill.seeding import stream
-from raydistill.selectors import SELECTORS
+from raydistill.selectors import SELECTORS, Selector
 from raydistill.training import build
 from raydistill.training.calibration import CalibrationBatch
 from raydistill.training.context import RunContext
@@ -79,14 +79,12 @@ def measure(resources: Resources, identity: str, seed: int) -> None:
     """Measure every kind of evidence that the sweep's selectors need, on training data, and store it."""
     sweep = resources.sweep
     teacher = resources.teacher(identity)
-    chosen = {arm.name: (SELECTORS[arm.selector], arm.params) for arm in arms(sweep) if arm.selector is not None}
-    kinds = sorted({kind for selector, params in chosen.values() for kind in selector.needs(params)})
     examples = build.dataset(sweep, resources.data, causal=teacher.causal, teacher_seed=seed).examples
     evidence = measure_evidence(
         teacher,
         calibration_samples(sweep, examples),
         next_item_logits,
-        kinds,
+        evidence_kinds(sweep),
         seed=sweep.evidence.seed,
         samples=sweep.evidence.samples,
         draws=sweep.evidence.fisher_draws,
@@ -95,11 +93,21 @@ def measure(resources: Resources, identity: str, seed: int) -> None:
     write_evidence(
         resources.run.evidence(evidence_identity(sweep, identity)),
         evidence,
-        chosen,
+        _chosen(sweep),
         [depth for depth, _ in strata(sweep, teacher.n_layers)],
         teacher=identity,
         n_teacher=teacher.n_layers,
     )
+
+
+def evidence_kinds(sweep: Sweep) -> list[str]:
+    """Return the kinds of evidence that the sweep's selectors need, in alphabetical order."""
+    return sorted({kind for selector, params in _chosen(sweep).values() for kind in selector.needs(params)})
+
+
+def _chosen(sweep: Sweep) -> dict[str, tuple[Selector, Any]]:
+    """Return the selector and the params of each arm that has one."""
+    return {arm.name: (SELECTORS[arm.selector], arm.params) for arm in arms(sweep) if arm.selector is not None}
 
 
 def calibration_samples(sweep: Sweep, examples: TrainingExamples) -> list[list[CalibrationBatch]]:
