@@ -7,10 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from raydistill.errors import CorruptArtifactError
-from raydistill.records.files import atomic_write, sha256_file
+from raydistill.records.tables import read_table, write_table
 
 TOP = 10
 """Length of the stored list of best items."""
@@ -41,10 +39,7 @@ def write_ranks(path: Path, columns: dict[str, np.ndarray]) -> str:
             arrays.append(pa.FixedSizeListArray.from_arrays(flat, TOP))
         else:
             arrays.append(pa.array(values, kind))
-    table = pa.Table.from_arrays(arrays, names=list(RANK_COLUMNS))
-    with atomic_write(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-    return sha256_file(path)
+    return write_table(path, dict(zip(RANK_COLUMNS, arrays, strict=True)))
 
 
 def read_ranks(path: Path, *, sha256: str | None = None, columns: list[str] | None = None) -> dict[str, np.ndarray]:
@@ -53,15 +48,8 @@ def read_ranks(path: Path, *, sha256: str | None = None, columns: list[str] | No
     Raises:
         CorruptArtifactError: The file is not the one that the record names, or is no Parquet file.
     """
-    if sha256 is not None and sha256_file(path) != sha256:
-        raise CorruptArtifactError("the ranks file is not the one that its record names", where=str(path))
-    try:
-        table = pq.read_table(path, columns=columns)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise CorruptArtifactError(f"the ranks file cannot be read: {error}", where=str(path)) from error
     result = {}
-    for name in table.column_names:
-        column = table.column(name).combine_chunks()
+    for name, column in read_table(path, "ranks file", sha256=sha256, columns=columns).items():
         if pa.types.is_fixed_size_list(column.type):
             result[name] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, TOP)
         else:

@@ -89,7 +89,7 @@ class Labels:
         return (np.floor(ratings + np.float32(0.5)) - 1).astype(np.int8)
 
     def relevant(self, labels: np.ndarray) -> np.ndarray:
-        """Return which labels are of liked or clicked items, or of ``threshold`` stars or more; unlabelled never are."""
+        """Return which labels are of liked or clicked items, or of ``threshold`` stars or more; unlabelled: no."""
         return labels + 1 >= self.threshold if self.kind == "stars" else labels == 1
 
     def check(self, part: str, labels: np.ndarray) -> None:

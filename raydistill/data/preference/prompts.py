@@ -85,6 +85,15 @@ class _Missing(jinja2.StrictUndefined):
         return f"an item has no field {self._undefined_name!r}"
 
 
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja2's sandbox, without its checks (half of the time of rendering) for the plain fields of our own entries."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if type(obj) in (Candidate, Rated) and attribute in type(obj).__slots__:
+            return getattr(obj, attribute)
+        return super().getattr(obj, attribute)
+
+
 class Template:
     """A prompt's template, compiled and tried out.
 
@@ -99,7 +108,7 @@ class Template:
     def __init__(self, source: str, *, rated: bool) -> None:
         self.rated = rated
         self._fields = FIELDS.format(rating=", rating" if rated else "; the source has no ratings")
-        environment = ImmutableSandboxedEnvironment(undefined=_Missing, autoescape=False)
+        environment = _Sandbox(undefined=_Missing, autoescape=False)
         try:
             names = jinja2.meta.find_undeclared_variables(environment.parse(source))
             self._template = environment.from_string(source)
