@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from itertools import takewhile
+from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -14,7 +15,7 @@ from raydistill.models.families import family_of
 
 log = logging.getLogger(__name__)
 
-FILES = "tokenizer.json, tokenizer_config.json and what else the tokenizer has"
+FILES = "tokenizer.json and tokenizer_config.json"
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
@@ -35,11 +36,11 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
     # A file that is cut is a ValueError of json; a tokenizer that needs a library that is missing an ImportError.
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise ModelError(
-            f"the tokenizer cannot be loaded: {one_line(error)}",
-            where=str(name),
-            mend=f"the folder must hold {FILES}; a name on the hub must be reachable, or its files downloaded into a "
-            "folder",
+            f"the tokenizer cannot be loaded: {one_line(error)}", where=str(name), mend=_what_to_bring(name)
         ) from error
+    # For a folder without a tokenizer transformers makes one of the model's kind that knows no word.
+    if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) < 2:
+        raise ModelError("the checkpoint has no tokenizer", where=str(name), mend=_what_to_bring(name))
     if not tokenizer.is_fast:
         raise ModelError(
             f"{type(tokenizer).__name__} is not a fast tokenizer",
@@ -50,6 +51,15 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
     if tokenizer.pad_token_id is None:
         _give_padding(tokenizer, name)
     return tokenizer
+
+
+def _what_to_bring(name: str) -> str:
+    if Path(name).is_dir():
+        return f"the folder must hold {FILES}"
+    return (
+        f"download {FILES} from https://huggingface.co/{name} into one folder, on a machine with network, and give "
+        "that folder instead of the name"
+    )
 
 
 def _give_padding(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
@@ -106,9 +116,8 @@ def answer_tokens(tokenizer: PreTrainedTokenizerFast, words: Sequence[str]) -> t
     common = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, zip(*tokens, strict=False))]
     first = [row[len(common)] if len(row) > len(common) else None for row in tokens]
     if None in first or len(set(first)) < len(first):
-        pieces = ", ".join(
-            f"{word!r} {tokenizer.convert_ids_to_tokens(row)}" for word, row in zip(words, tokens, strict=True)
-        )
+        pairs = zip(words, tokens, strict=True)
+        pieces = ", ".join(f"'{word}' is {tokenizer.convert_ids_to_tokens(row)}" for word, row in pairs)
         raise ModelError(
             f"the answers cannot be told apart by one token: {pieces}",
             where="class names with the pooling 'answer'",
