@@ -21,6 +21,7 @@ import numpy as np
 from raydistill.losses.distillation import TASK_ONLY
 from raydistill.metrics import mean_metrics
 from raydistill.training import DistillationTrainer, build, load_sweep, rank_users, rank_users_by_popularity
+from raydistill.training.tasks import NEXT_ITEM
 
 SWEEP = Path(__file__).parent.parent / "sweeps" / "ablation.yaml"
 
@@ -39,7 +40,7 @@ def main() -> None:
 
 def _compare(data_seed: int, n_seeds: int, longer: float, folder: Path) -> None:
     sweep = load_sweep(SWEEP, (f"data.seed={data_seed}",))
-    data = build.prepared_data(sweep, folder)
+    data = NEXT_ITEM.prepared_data(sweep, folder)
     popularity = mean_metrics(rank_users_by_popularity(data, "test")["rank"])["ndcg@10"]
     print(f"data seed {data_seed}: popularity {popularity:.4f}", flush=True)
     epochs = sweep.teacher.epochs
@@ -58,8 +59,8 @@ def _compare(data_seed: int, n_seeds: int, longer: float, folder: Path) -> None:
 
 def _train(sweep, data, layers: int, epochs: int, seed: int) -> tuple[float, float]:
     """Return test NDCG@10 at the best validation epoch, and seconds of training."""
-    model = build.untrained(sweep, data, seed=seed, layers=layers)
-    dataset = build.dataset(sweep, data, causal=model.causal, teacher_seed=seed)
+    model = NEXT_ITEM.untrained(sweep, data, seed=seed, layers=layers)
+    dataset = NEXT_ITEM.dataset(sweep, data, causal=model.causal, teacher_seed=seed)
     settings = dataclasses.replace(build.teacher_settings(sweep, seed), epochs=epochs, patience=None)
     trainer = DistillationTrainer(
         model,

@@ -13,6 +13,7 @@ _PUBLIC = {
     "DistillationDataset": "raydistill.training",
     "DistillationTrainer": "raydistill.training",
     "Recommender": "raydistill.models",
+    "TextClassifier": "raydistill.models",
     "keep_layers": "raydistill.models",
     "load_sweep": "raydistill.training",
     "run_sweep": "raydistill.sweep",

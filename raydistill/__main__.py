@@ -6,7 +6,7 @@
     python -m raydistill teacher FILE
     python -m raydistill select FILE
     python -m raydistill distill FILE --selector NAME --keep-ratio R --output DIR
-    python -m raydistill export TRIAL_DIR OUT
+    python -m raydistill export TRIAL_DIR OUT [--onnx]
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _run(options: argparse.Namespace) -> int:
     from raydistill.training.resources import Resources
 
     if options.step == "export":
-        return steps.export(options.trial, options.output)
+        return steps.export(options.trial, options.output, onnx=options.onnx)
     resources = Resources.load(options.file, options.set, options.run_dir)
     if options.step == "distill":
         wanted = steps.Wanted(
@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     export = steps.add_parser("export", help="write the student of a confirmed trial as a Hugging Face folder")
     export.add_argument("trial", type=Path, metavar="TRIAL_DIR", help="such as runs/ablation/trials/0123456789abcdef")
     export.add_argument("output", type=Path, metavar="OUT", help="folder to be made for the student")
+    export.add_argument("--onnx", action="store_true", help="write the model as ONNX as well")
     return parser
 
 

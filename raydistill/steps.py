@@ -20,21 +20,23 @@ from raydistill.config import (
     teacher_identity,
 )
 from raydistill.config.expand import keep_ratio_problem
-from raydistill.data.statistics import render_statistics
 from raydistill.errors import ConfigError, CorruptArtifactError, RunDirectoryError, TrialDivergedError
-from raydistill.models.recommender import Recommender
 from raydistill.records import MODEL, RECORD, Record, RunDirectory, read_record
 from raydistill.selectors import SELECTORS
+from raydistill.training import build
 from raydistill.training.card import write_student
 from raydistill.training.context import RunContext, best_device
 from raydistill.training.evidence_files import read_evidence
 from raydistill.training.prepare import prepare_teacher, prepared_teacher
 from raydistill.training.prepared import PreparedTeacher
 from raydistill.training.resources import Resources
+from raydistill.training.tasks import task_of
 from raydistill.training.teach import describe_teacher, is_whole, read_history, teach, warn_if_weak
 from raydistill.training.trial import Trial, TrialSpec
 from raydistill.tuning.directory import describe_run, open_run_directory
 from raydistill.tuning.specs import configuration, confirm_seeds, student_fields, teacher_seeds
+
+ONNX = "model.onnx"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +53,7 @@ class Wanted:
 def data(resources: Resources) -> int:
     """Prepare the data, print what they are like, and return the exit code."""
     with _opened(resources):
-        print("\n".join(render_statistics(resources.data)))
+        print("\n".join(resources.task.describe(resources.data)))
     return 0
 
 
@@ -100,13 +102,18 @@ def distill(resources: Resources, wanted: Wanted, output: Path) -> int:
         record = trial.finish()
         if record.status == "failed":
             raise TrialDivergedError(record.error, where=str(output / RECORD))
-        write_student(trial.model, output / RECORD, record, resources.run, output)
+        write_student(sweep, trial.model, output / RECORD, record, resources.run, output)
     print(f"test {metric} {record.test[metric]:.4f}; the student is in {output}")
     return 0
 
 
-def export(trial: Path, output: Path) -> int:
+def export(trial: Path, output: Path, *, onnx: bool = False) -> int:
     """Write the student of a confirmed trial as a Hugging Face folder, and return the exit code.
+
+    Args:
+        trial: Its folder in a run directory.
+        output: Folder to be made.
+        onnx: Whether to write the model as ONNX as well.
 
     Raises:
         RunDirectoryError: The folder is no trial's, its weights were not kept, or ``output`` holds something already.
@@ -124,7 +131,11 @@ def export(trial: Path, output: Path) -> int:
             mend=_how_to_get(record),
         )
     _must_be_free(output)
-    write_student(Recommender.from_pretrained(trial / MODEL), trial / RECORD, record, run, output)
+    sweep = build.load_sweep(run.sweep_file)
+    model = task_of(sweep).load(trial / MODEL)
+    write_student(sweep, model, trial / RECORD, record, run, output)
+    if onnx:
+        task_of(sweep).export_onnx(model, output / ONNX)
     print(f"{record.name} is in {output}")
     return 0
 

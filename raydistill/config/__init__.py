@@ -1,6 +1,6 @@
 """The sweep file: what may be written in it, how it is read, and what names its artifacts."""
 
-from raydistill.config.expand import Arm, arms, n_student_layers, quality_metric, strata
+from raydistill.config.expand import Arm, arms, n_student_layers, quality_metric, strata, wants_hidden
 from raydistill.config.identity import (
     ARTIFACT_VERSION,
     artifact_identity,
@@ -35,4 +35,5 @@ __all__ = [
     "sweep_identity",
     "teacher_identity",
     "trial_identity",
+    "wants_hidden",
 ]

@@ -13,8 +13,7 @@ from raydistill.config.expand import arm_names, keep_ratio_problem, n_student_la
 from raydistill.config.mistakes import NO_SUCH_KEY, Mistake
 from raydistill.config.schema import COSTS, Analysis, Confirm, Search
 from raydistill.config.tables import Tables
-
-LOWER_IS_BETTER = ("log_loss", "calibration_error")
+from raydistill.records import LOWER_IS_BETTER
 
 
 def between_sections(sections: Mapping[str, Any], tables: Tables) -> Iterator[Mistake]:
@@ -32,7 +31,7 @@ def between_sections(sections: Mapping[str, Any], tables: Tables) -> Iterator[Mi
         if "search" in sections:
             yield from _objectives(sections["search"], known)
         if "analysis" in sections:
-            yield from _metric(sections["analysis"], known)
+            yield from _metric(sections["analysis"], tables.claims.get(sections["task"], known))
 
 
 def is_metric(name: str, known: tuple[str, ...]) -> bool:
@@ -107,4 +106,5 @@ def _objectives(search: Search, known: tuple[str, ...]) -> Iterator[Mistake]:
 
 def _metric(analysis: Analysis, known: tuple[str, ...]) -> Iterator[Mistake]:
     if not is_metric(analysis.metric, known):
-        yield Mistake(("analysis", "metric"), "must be a metric of the task", analysis.metric, known)
+        rule = "must be a metric of the task that is a mean over users"
+        yield Mistake(("analysis", "metric"), rule, analysis.metric, known)

@@ -47,6 +47,11 @@ def quality_metric(sweep: Sweep) -> str:
     return next(name for name in sweep.search.objectives if name not in COSTS)
 
 
+def wants_hidden(sweep: Sweep) -> bool:
+    """Return whether hidden states are distilled, so that the teacher's must be kept."""
+    return sweep.distillation.alpha_hidden > 0 or sweep.search.space.alpha_hidden is not None
+
+
 def arm_names(selectors: Sequence[Selector], controls: Sequence[str]) -> tuple[str, ...]:
     """Return the names of all arms, selectors first, in the order of the file."""
     return (*(selector.arm for selector in selectors), *controls)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from raydistill.config.expand import quality_metric
+from raydistill.config.expand import quality_metric, wants_hidden
 from raydistill.config.load import plain_sweep
 from raydistill.config.schema import Sweep
 from raydistill.records import content_hash
@@ -82,10 +82,10 @@ def cache_identity(sweep: Sweep, teacher: str) -> str:
     """Return the name of the cached outputs of one teacher.
 
     Args:
-        sweep: The sweep; nothing of it matters that is not in the teacher's identity already.
+        sweep: The sweep; beside what is in the teacher's identity already, whether hidden states are distilled matters.
         teacher: Identity of the teacher.
     """
-    return artifact_identity("cache", {"teacher": teacher, "task": sweep.task})
+    return artifact_identity("cache", {"teacher": teacher, "task": sweep.task, "hidden": wants_hidden(sweep)})
 
 
 def trial_identity(sweep: Sweep, content: Mapping[str, Any]) -> str:

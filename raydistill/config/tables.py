@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-_RANKING = ("ndcg@K", "hr@K", "mrr")
-
 
 @dataclass(frozen=True)
 class Tables:
@@ -20,6 +18,7 @@ class Tables:
         tasks: Tasks.
         sections: Of a task, a dataclass whose fields are sections that only this task has.
         metrics: Of a task, its metrics; ``@K`` stands for every cutoff.
+        claims: Of a task, those that are means over users: claims are made of these.
     """
 
     sources: Mapping[str, type]
@@ -27,12 +26,5 @@ class Tables:
     families: Sequence[str]
     tasks: Sequence[str]
     sections: Mapping[str, type] = field(default_factory=dict)
-    metrics: Mapping[str, Sequence[str]] = field(
-        default_factory=lambda: {
-            "next_item": (*_RANKING, "auc"),
-            "preference": (
-                *_RANKING,
-                *("auc", "user_auc", "pr_auc", "accuracy", "log_loss", "calibration_error"),
-            ),
-        }
-    )
+    metrics: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    claims: Mapping[str, Sequence[str]] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,31 @@ from transformers.utils import logging
 from raydistill.errors import ModelError
 from raydistill.models.families import Family, family_of
 
+PACKAGE = "package:"
+
+
+def located(name: str | Path) -> str:
+    """Return where a checkpoint lies: a folder and a name on the hub as they are, ``package:NAME/FOLDER`` found.
+
+    Raises:
+        ModelError: The package is not installed, or has no such folder.
+    """
+    name = str(name)
+    if not name.startswith(PACKAGE):
+        return name
+    package, _, folder = name.removeprefix(PACKAGE).partition("/")
+    try:
+        place = Path(str(importlib.resources.files(package))) / folder
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            f"the package {package} is not installed",
+            where=name,
+            mend=f"pip install {package.replace('_', '-')}, or name a folder or a model on the hub",
+        ) from error
+    if not place.is_dir():
+        raise ModelError(f"the package {package} has no folder {folder!r}", where=name, mend="correct the name")
+    return str(place)
+
 
 def read_config(name: str, *, trust_remote_code: bool = False) -> tuple[Family, PreTrainedConfig]:
     """Return the family and the configuration of a checkpoint.
@@ -30,7 +56,7 @@ def read_config(name: str, *, trust_remote_code: bool = False) -> tuple[Family, 
         ModelError: Not found, not reachable, or an architecture that is not supported.
     """
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(located(name), trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise _unusable(name, error) from error
     return family_of(config), config
@@ -64,7 +90,7 @@ def load_backbone(
     try:
         with quiet():
             backbone, report = getattr(transformers, model_class or family.base_class).from_pretrained(
-                name,
+                located(name),
                 config=config,
                 dtype=dtype,
                 attn_implementation=attention or family.attention,

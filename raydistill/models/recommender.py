@@ -33,6 +33,8 @@ class Recommender(nn.Module):
         output_scale: Factor between the backbone's final hidden states and what meets the item table.
     """
 
+    stack: str | None = None  # a recommender has one row of blocks
+
     def __init__(
         self, backbone: PreTrainedModel, *, n_items: int, max_length: int, causal: bool, output_scale: float = 1.0
     ) -> None:

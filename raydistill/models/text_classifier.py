@@ -99,6 +99,11 @@ class TextClassifier(nn.Module):
         return self.head.out_features
 
     @property
+    def causal(self) -> bool:
+        """Whether a position sees the past only."""
+        return family_of(self.backbone).causal
+
+    @property
     def stack(self) -> str | None:
         """The stack of blocks that is cut, where the backbone has two: a decoder is kept whole."""
         return "encoder" if self.pooling == "answer" else None

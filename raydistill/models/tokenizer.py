@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from raydistill.errors import ModelError
-from raydistill.models.checkpoint import one_line, quiet, seeded
+from raydistill.models.checkpoint import located, one_line, quiet, seeded
 from raydistill.models.families import family_of
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
         ModelError: Not found, not reachable, or there is no fast tokenizer.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(name), trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(located(name), trust_remote_code=trust_remote_code)
     # A file that is cut is a ValueError of json; a tokenizer that needs a library that is missing an ImportError.
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise ModelError(

@@ -1,6 +1,7 @@
 """The run directory: what is written in it, by whom it is read, and how it stays whole."""
 
 from raydistill.records.files import atomic_write, content_hash, sha256_file, write_json
+from raydistill.records.metrics import LOWER_IS_BETTER, gain
 from raydistill.records.ranks import RANK_COLUMNS, metric_per_user, read_ranks, write_ranks
 from raydistill.records.record import SCHEMA_VERSION, Record, read_record, write_record
 from raydistill.records.run import MODEL, RANKS, RECORD, RunDirectory, protocol_signature
@@ -16,6 +17,7 @@ from raydistill.records.scores import (
 )
 
 __all__ = [
+    "LOWER_IS_BETTER",
     "MODEL",
     "RANKS",
     "RANK_COLUMNS",
@@ -28,6 +30,7 @@ __all__ = [
     "RunDirectory",
     "atomic_write",
     "content_hash",
+    "gain",
     "metric_per_user",
     "protocol_signature",
     "read_ranks",

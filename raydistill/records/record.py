@@ -48,6 +48,8 @@ class Record:
             ``{"1": {"p50": .., "p95": ..}, "32": {..}}``; a value that was not measured is absent.
         curves: One entry an epoch: ``epoch`` (1-based), ``loss``, its parts, ``ndcg@10``, ``seconds``.
         ranks_sha256: SHA-256 of ``ranks.parquet`` beside the record, where there is one.
+        same_as: Identity of the trial that did this very computation under another arm's name; its results and
+            costs stand here. None where the trial did it itself.
         started, finished: Seconds since the Unix epoch.
     """
 
@@ -76,6 +78,7 @@ class Record:
     cost: dict[str, Any] = field(default_factory=dict)
     curves: tuple[dict[str, Any], ...] = ()
     ranks_sha256: str | None = None
+    same_as: str | None = None
     started: float = 0.0
     finished: float = 0.0
     schema: int = SCHEMA_VERSION

@@ -9,6 +9,7 @@ from typing import Any
 
 from raydistill.errors import CorruptArtifactError
 from raydistill.records.record import Record, read_record
+from raydistill.records.scores import SCORES
 
 RECORD, RANKS, MODEL = "record.json", "ranks.parquet", "model"
 """Names inside the folder of a trial."""
@@ -27,7 +28,8 @@ class RunDirectory:
         evidence/<id>/          scores.parquet (selector, replicate, layer, score), evidence.json
         cache/<id>/             the teacher's outputs, memory-mapped
         studies/                Optuna journals, one study an arm
-        trials/<id>/            record.json, ranks.parquet (confirm), model/ (with execution.keep_models)
+        trials/<id>/            record.json, ranks.parquet or scores.parquet (confirm), model/ (if kept)
+        computations/           which trial did a computation, by its name
         superseded/             trials that the sweep does not consist of any more
         report/                 what `python -m analysis` writes
     """
@@ -76,6 +78,13 @@ class RunDirectory:
 
     def ranks_file(self, identity: str) -> Path:
         return self.trial(identity) / RANKS
+
+    def scores_file(self, record: Record) -> Path | None:
+        """Return where a record's answers lie, ranks or scores as its task has them; None where it has none."""
+        if record.ranks_sha256 is None:
+            return None
+        folder = self.trial(record.id)
+        return folder / (SCORES if (folder / SCORES).is_file() else RANKS)
 
     def signature(self) -> dict[str, Any]:
         """Return ``signature.json``.

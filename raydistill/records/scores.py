@@ -55,8 +55,6 @@ REPORTED_SCORES = (
 )
 """Metrics written into every record; all others follow from the stored scores."""
 
-LOWER_IS_BETTER = frozenset({"log_loss", "user_log_loss", "calibration_error"})
-
 BINS = 15
 """Bins of the calibration error."""
 

@@ -7,46 +7,43 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from raydistill.models.recommender import Recommender
+from torch import nn
+
+from raydistill.config import Sweep
 from raydistill.records import RECORD, Record, RunDirectory, protocol_signature
+from raydistill.training.tasks import task_of
 
 CARD, ITEMS = "README.md", "items.parquet"
 
-_USE = """\
-```python
-import torch
-from raydistill import Recommender
 
-model = Recommender.from_pretrained(".")
-history = torch.tensor([[3, 14, 15]])  # ids of items.parquet, oldest first
-scores = model.logits(model.hidden(history)[:, -1])  # column c scores item c + 1
-```"""
-
-
-def write_student(model: Recommender, record_file: Path, record: Record, run: RunDirectory, output: Path) -> None:
-    """Write a student as a Hugging Face folder with its items, its record and a model card.
+def write_student(
+    sweep: Sweep, model: nn.Module, record_file: Path, record: Record, run: RunDirectory, output: Path
+) -> None:
+    """Write a student as a Hugging Face folder with all it needs, its record and a model card.
 
     Args:
+        sweep: The sweep that it comes from.
         model: The student.
         record_file: Its record.
         record: The same, read.
         run: Where it was trained; gives items and signature.
         output: The folder, made where it is missing.
     """
-    model.save_pretrained(output)
-    shutil.copyfile(run.data / ITEMS, output / ITEMS)
+    task_of(sweep).export(sweep, model, output, run.data / ITEMS)
     if record_file != output / RECORD:
         shutil.copyfile(record_file, output / RECORD)
-    (output / CARD).write_text(model_card(record, run.signature()))
+    (output / CARD).write_text(model_card(sweep, record, run.signature()))
 
 
-def model_card(record: Record, signature: dict[str, Any]) -> str:
+def model_card(sweep: Sweep, record: Record, signature: dict[str, Any]) -> str:
     """Return the text of a student's model card, in Markdown.
 
     Args:
+        sweep: The sweep that it comes from.
         record: Of a confirm trial that succeeded.
         signature: The content of ``signature.json`` of its run.
     """
+    what, use = task_of(sweep).card(sweep, signature)
     return "\n".join(
         [
             "---",
@@ -56,11 +53,11 @@ def model_card(record: Record, signature: dict[str, Any]) -> str:
             "",
             f"# {record.arm}, {record.n_student_layers} of {record.n_teacher_layers} layers",
             "",
-            f"A sequential recommender over {signature['data']['statistics']['items']:,} items, {_origin(record)}.",
+            f"{what}, {_origin(record)}.",
             "",
             "## Use",
             "",
-            _USE,
+            use,
             "",
             "## Measured",
             "",
@@ -102,7 +99,7 @@ def _cost(record: Record) -> list[tuple[str, ...]]:
         ("evidence", f"{cost['evidence_seconds']:.1f} s"),
     ]
     if "flops" in cost:
-        rows.append(("FLOPs of one history", f"{cost['flops']:,}"))
+        rows.append(("FLOPs of one user", f"{cost['flops']:,}"))
     for batch, latency in cost.get("latency_ms", {}).items():
         rows.append(
             (f"latency, batch {batch}", f"{latency['p50']:.2f} ms median, {latency['p95']:.2f} ms 95th percentile")

@@ -12,6 +12,9 @@ from torch import Tensor
 from raydistill.data.batches import Batch, TrainingExamples
 from raydistill.data.splits import SequenceData
 from raydistill.errors import CorruptArtifactError
+from raydistill.losses import LossWeights
+from raydistill.models.recommender import Recommender
+from raydistill.training.objective import CatalogueObjective
 from raydistill.training.teacher_cache import TeacherCache
 
 
@@ -78,6 +81,11 @@ class DistillationDataset:
 
     def _with_teacher(self, batch: Batch) -> DistillationBatch:
         return DistillationBatch(batch, None if self.cache is None else self.cache.rows(batch.slots))
+
+    def objective(self, model: Recommender, weights: LossWeights, device: torch.device) -> CatalogueObjective:
+        """Return the loss of a model on these examples."""
+        weight = None if self.teacher_weight is None else self.teacher_weight.to(device)
+        return CatalogueObjective(model, weights, weight)
 
     def to(self, batch: DistillationBatch, device: torch.device) -> DistillationBatch:
         """Return a batch on a device."""

@@ -7,19 +7,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from raydistill.errors import TrialDivergedError
-from raydistill.losses import LossParts, LossWeights, catalogue_loss, hidden_loss
-from raydistill.models.recommender import Recommender
+from raydistill.losses import LossWeights
+from raydistill.records import gain
 from raydistill.seeding import stream_seed
 from raydistill.training import parallel
 from raydistill.training.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from raydistill.training.context import RunContext
-from raydistill.training.dataset import DistillationBatch, DistillationDataset
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
 
@@ -82,44 +81,20 @@ class TrainingResult:
     evaluation_seconds: float = 0.0
 
 
-class Objective(nn.Module):
-    """The model and its loss as one module, so that data-parallel wrappers see all of the forward pass."""
+class Dataset(Protocol):
+    """Training examples in steps, and the loss that belongs to them; both tasks have one."""
 
-    def __init__(self, model: Recommender, weights: LossWeights) -> None:
-        super().__init__()
-        self.model = model
-        self.weights = weights
+    examples: Any
+    cache: Any
 
-    def forward(
-        self, groups: list[DistillationBatch], teacher_weight: Tensor | None, normalizer: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the total loss of some length groups and its task and distillation parts, sums over ``normalizer``.
+    def steps(self, epoch: int, **arguments: int) -> Iterator[tuple[list[list[Any]], int]]:
+        """Yield the length groups of each part, and the number of targets, of every step of an epoch."""
 
-        The groups go through the model one by one, since each has its own length, and through the output layer
-        together: its cost is in the catalogue, and the table's gradient is then made once.
-        """
-        hidden = [
-            self.model(g.batch.input_ids, g.batch.attention_mask).flatten(0, 1)[g.batch.positions] for g in groups
-        ]
-        hidden = torch.cat(hidden)
-        if torch.is_autocast_enabled(hidden.device.type):
-            # Final norms give float32; the products with the whole catalogue are what lower precision is for.
-            hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
-        teacher_hidden = None if teacher_weight is None else torch.cat([group.teacher_hidden for group in groups])
-        parts: LossParts = catalogue_loss(
-            hidden,
-            self.model.output_weight.to(hidden.dtype),
-            torch.cat([group.batch.labels for group in groups]),
-            self.weights,
-            teacher_hidden=teacher_hidden,
-            teacher_weight=teacher_weight,
-            normalizer=normalizer,
-        )
-        total = parts.total
-        if self.weights.alpha_hidden > 0:
-            distance = hidden_loss(hidden, teacher_hidden.to(hidden.dtype), normalizer=normalizer)
-            total = total + self.weights.alpha_hidden * distance
-        return total, parts.task, parts.distillation
+    def to(self, group: Any, device: torch.device) -> Any:
+        """Return a length group on a device."""
+
+    def objective(self, model: nn.Module, weights: LossWeights, device: torch.device) -> nn.Module:
+        """Return the module whose ``forward(groups, normalizer)`` gives total, task and distillation loss."""
 
 
 class DistillationTrainer:
@@ -142,8 +117,8 @@ class DistillationTrainer:
 
     def __init__(
         self,
-        model: Recommender,
-        dataset: DistillationDataset,
+        model: nn.Module,
+        dataset: Dataset,
         weights: LossWeights,
         settings: TrainingSettings | None = None,
         *,
@@ -163,12 +138,11 @@ class DistillationTrainer:
         self.evaluate = evaluate
         if settings.gradient_checkpointing:
             _checkpoint_activations(self.trained.backbone)
-        self.objective: nn.Module = Objective(self.trained, weights)
+        self.objective: nn.Module = dataset.objective(self.trained, weights, context.device)
         self.wrapped = parallel.wrap(self.objective, context)
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(self.objective, settings.weight_decay), lr=settings.lr, fused=True
         )
-        self.teacher_weight = None if dataset.teacher_weight is None else dataset.teacher_weight.to(context.device)
         self.steps_in_epoch = dataset.examples.steps_in_epoch(settings.batch_size)
         self.result = TrainingResult()
         self._best: dict[str, Tensor] = {}
@@ -246,7 +220,7 @@ class DistillationTrainer:
             "targets_per_second": n_targets / training_seconds,
         }
 
-    def _step(self, parts: list[list[DistillationBatch]], n_targets: int) -> Tensor:
+    def _step(self, parts: list[list[Any]], n_targets: int) -> Tensor:
         """Take one optimizer step; return total, task and distillation loss of this worker's share."""
         context, settings = self.context, self.settings
         self.optimizer.zero_grad(set_to_none=True)
@@ -256,7 +230,7 @@ class DistillationTrainer:
             here = [self.dataset.to(group, context.device) for group in groups]
             is_last = number == len(weighted) - 1
             with parallel.synchronized(self.wrapped, is_last), _autocast(settings.precision, context.device):
-                losses = self.wrapped(here, self.teacher_weight, n_targets)
+                losses = self.wrapped(here, n_targets)
                 # Data-parallel wrappers average gradients over workers; the loss is already a share of the whole.
                 (losses[0] * (weight * context.world_size)).backward()
             sums += weight * torch.stack([loss.detach().double() for loss in losses])
@@ -277,12 +251,17 @@ class DistillationTrainer:
 
     def _keep_best(self, row: dict[str, Any]) -> None:
         metric = self.settings.metric
-        best = self.result.validation.get(metric, -math.inf)
-        if metric in row and not row[metric] > best:
+        kept = self.result.validation
+        best = gain(metric, kept[metric]) if metric in kept else -math.inf
+        if metric in row and not gain(metric, row[metric]) > best:
             return
         self.result.best_epoch = row["epoch"]
         self.result.validation = {name: value for name, value in row.items() if name not in _OF_TRAINING}
-        self._best = {name: value.detach().clone() for name, value in self.trained.named_parameters()}
+        self._best = {name: value.detach().clone() for name, value in self._trainable()}
+
+    def _trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield what training changes: everything, or the adapters and the head."""
+        return ((name, value) for name, value in self.trained.named_parameters() if value.requires_grad)
 
     def _out_of_patience(self) -> bool:
         patience = self.settings.patience
@@ -291,7 +270,7 @@ class DistillationTrainer:
     def _report(self, row: dict[str, Any]) -> None:
         folder = self.context.checkpoint_folder
         if folder is not None:
-            tensors = {f"model.{name}": value for name, value in self.trained.named_parameters()}
+            tensors = {f"model.{name}": value for name, value in self._trainable()}
             tensors |= {f"best.{name}": value for name, value in self._best.items()}
             tensors = parallel.whole(tensors | optimizer_tensors(self.optimizer))
             if self.context.is_first:
@@ -302,7 +281,7 @@ class DistillationTrainer:
         if self.context.resume_from is None or self.result.curves:
             return
         tensors, state = load_checkpoint(self.context.resume_from)
-        parameters = dict(self.trained.named_parameters())
+        parameters = dict(self._trainable())
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(parallel.share_of(tensors[f"model.{name}"], parameter))

@@ -6,25 +6,22 @@ import json
 from typing import Any
 
 import numpy as np
-import torch
 
 from raydistill.config import Sweep, arms, cache_identity, evidence_identity, strata
-from raydistill.data.batches import Batch, TrainingExamples
 from raydistill.errors import CorruptArtifactError, EvidenceError
-from raydistill.models.recommender import Recommender
 from raydistill.records import write_json
 from raydistill.seeding import stream
 from raydistill.selectors import SELECTORS, Selector
-from raydistill.training import build
 from raydistill.training.calibration import CalibrationBatch
 from raydistill.training.context import RunContext
 from raydistill.training.evidence import measure_evidence
 from raydistill.training.evidence_files import read_evidence, write_evidence
+from raydistill.training.loop import Dataset
 from raydistill.training.prepared import PreparedTeacher
 from raydistill.training.profile import profile
 from raydistill.training.resources import Resources
+from raydistill.training.tasks import Task
 from raydistill.training.teach import is_whole, read_history, teach
-from raydistill.training.teacher_cache import TeacherCache, build_teacher_cache
 
 PROFILE = "profile.json"
 
@@ -38,16 +35,16 @@ def prepare_teacher(resources: Resources, seed: int, context: RunContext) -> str
         context: Where this runs; every worker calls it.
     """
     identity = teach(resources, seed, context)
-    sweep, run = resources.sweep, resources.run
+    sweep, run, task = resources.sweep, resources.run, resources.task
     teacher = resources.teacher(identity).to(context.device)
     if context.is_first and not _has_evidence(resources, identity):
         measure(resources, identity, seed)
     if not _has_cache(resources, identity):
-        examples = build.dataset(sweep, resources.data, causal=teacher.causal, teacher_seed=seed).examples
-        build_teacher_cache(teacher, examples, run.cache(cache_identity(sweep, identity)), context=context)
+        dataset = task.dataset(sweep, resources.data, causal=teacher.causal, teacher_seed=seed)
+        task.build_cache(sweep, teacher, dataset, run.cache(cache_identity(sweep, identity)), context=context)
     if context.is_first and not (run.teacher(identity) / PROFILE).is_file():
         depths = sorted({depth for depth, _ in strata(sweep, teacher.n_layers)} | {teacher.n_layers})
-        write_json(run.teacher(identity) / PROFILE, profile(teacher, depths, device=context.device))
+        write_json(run.teacher(identity) / PROFILE, profile(teacher, depths, task.serve, device=context.device))
     context.barrier()
     return identity
 
@@ -77,18 +74,19 @@ def prepared_teacher(resources: Resources, identity: str) -> PreparedTeacher | N
 
 def measure(resources: Resources, identity: str, seed: int) -> None:
     """Measure every kind of evidence that the sweep's selectors need, on training data, and store it."""
-    sweep = resources.sweep
+    sweep, task = resources.sweep, resources.task
     teacher = resources.teacher(identity)
-    examples = build.dataset(sweep, resources.data, causal=teacher.causal, teacher_seed=seed).examples
+    dataset = task.dataset(sweep, resources.data, causal=teacher.causal, teacher_seed=seed)
     evidence = measure_evidence(
         teacher,
-        calibration_samples(sweep, examples),
-        next_item_logits,
+        calibration_samples(task, sweep, dataset),
+        task.calibration_logits,
         evidence_kinds(sweep),
         seed=sweep.evidence.seed,
         samples=sweep.evidence.samples,
         draws=sweep.evidence.fisher_draws,
         chunk_size=sweep.evidence.batch_size,
+        stack=teacher.stack,
     )
     write_evidence(
         resources.run.evidence(evidence_identity(sweep, identity)),
@@ -110,13 +108,13 @@ def _chosen(sweep: Sweep) -> dict[str, tuple[Selector, Any]]:
     return {arm.name: (SELECTORS[arm.selector], arm.params) for arm in arms(sweep) if arm.selector is not None}
 
 
-def calibration_samples(sweep: Sweep, examples: TrainingExamples) -> list[list[CalibrationBatch]]:
+def calibration_samples(task: Task, sweep: Sweep, dataset: Dataset) -> list[list[CalibrationBatch]]:
     """Return ``evidence.replicates`` samples of training examples, each drawn without replacement on its own.
 
     Raises:
         EvidenceError: There are fewer examples than ``evidence.samples``.
     """
-    settings = sweep.evidence
+    settings, examples = sweep.evidence, dataset.examples
     if settings.samples > len(examples):
         raise EvidenceError(
             f"{settings.samples} calibration examples are asked for, the training data have {len(examples)}",
@@ -130,29 +128,13 @@ def calibration_samples(sweep: Sweep, examples: TrainingExamples) -> list[list[C
         )
         chosen = chosen[np.argsort(examples.lengths[chosen], kind="stable")]
         parts = np.array_split(chosen, -(-settings.samples // settings.batch_size))
-        samples.append([_calibration_batch(examples.batch(part, replicate % examples.n_patterns)) for part in parts])
+        samples.append([task.calibration_batch(dataset, part, replicate) for part in parts])
     return samples
-
-
-def next_item_logits(model: Recommender, batch: CalibrationBatch) -> torch.Tensor:
-    """Return the scores of all items at the target positions of a batch."""
-    inputs = dict(batch.inputs)
-    is_target = inputs.pop("is_target")
-    return model.logits(model.hidden(**inputs)[is_target])
-
-
-def _calibration_batch(batch: Batch) -> CalibrationBatch:
-    is_target = torch.zeros(batch.input_ids.shape, dtype=torch.bool)
-    is_target.view(-1)[batch.positions] = True
-    inputs: dict[str, Any] = {"input_ids": batch.input_ids, "is_target": is_target}
-    if batch.attention_mask is not None:
-        inputs["attention_mask"] = batch.attention_mask
-    return CalibrationBatch(inputs, batch.example, batch.labels)
 
 
 def _has_cache(resources: Resources, identity: str) -> bool:
     try:
-        TeacherCache.open(resources.run.cache(cache_identity(resources.sweep, identity)), verify=True)
+        resources.task.open_cache(resources.run.cache(cache_identity(resources.sweep, identity)), verify=True)
     except CorruptArtifactError:
         return False
     return True

@@ -8,12 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from raydistill.config import Sweep, cache_identity
-from raydistill.data.splits import SequenceData
-from raydistill.models.recommender import Recommender
 from raydistill.records import RunDirectory
 from raydistill.training import build
-from raydistill.training.teacher_cache import TeacherCache
+from raydistill.training.tasks import Task, task_of
 
 
 class Resources:
@@ -29,8 +29,8 @@ class Resources:
         self.sweep = sweep
         self.run = run
         self.cache = cache
-        self._teachers: dict[str, Recommender] = {}
-        self._caches: dict[str, TeacherCache] = {}
+        self._teachers: dict[str, nn.Module] = {}
+        self._caches: dict[str, Any] = {}
 
     @classmethod
     def load(cls, file: Path | str, overrides: Sequence[str] = (), run_dir: Path | str | None = None) -> Resources:
@@ -49,21 +49,26 @@ class Resources:
         root = Path(run_dir) if run_dir is not None else storage / sweep.name
         return cls(sweep, RunDirectory(root.resolve()), (storage / ".cache").resolve())
 
-    @cached_property
-    def data(self) -> SequenceData:
-        """The prepared data, memory-mapped."""
-        return build.prepared_data(self.sweep, self.cache)
+    @property
+    def task(self) -> Task:
+        """What is recommended from what."""
+        return task_of(self.sweep)
 
-    def teacher(self, identity: str) -> Recommender:
+    @cached_property
+    def data(self) -> Any:
+        """The prepared data of the task, memory-mapped."""
+        return self.task.prepared_data(self.sweep, self.cache)
+
+    def teacher(self, identity: str) -> nn.Module:
         """Return a teacher that was trained for this run, in eval mode; never changed by its students."""
         if identity not in self._teachers:
-            self._teachers[identity] = Recommender.from_pretrained(self.run.teacher(identity))
+            self._teachers[identity] = self.task.load(self.run.teacher(identity))
         return self._teachers[identity]
 
-    def teacher_cache(self, identity: str) -> TeacherCache:
+    def teacher_cache(self, identity: str) -> Any:
         """Return the cached outputs of a teacher, memory-mapped."""
         if identity not in self._caches:
-            self._caches[identity] = TeacherCache.open(self.run.cache(cache_identity(self.sweep, identity)))
+            self._caches[identity] = self.task.open_cache(self.run.cache(cache_identity(self.sweep, identity)))
         return self._caches[identity]
 
     def profile(self, teacher: str) -> dict[str, Any]:

@@ -8,16 +8,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from raydistill.config import teacher_identity
 from raydistill.errors import CorruptArtifactError
 from raydistill.losses.distillation import TASK_ONLY
 from raydistill.metrics import PeakMemory
-from raydistill.models.recommender import Recommender
-from raydistill.records import sha256_file, write_json
+from raydistill.records import gain, sha256_file, write_json
 from raydistill.seeding import stream_seed
 from raydistill.training import build
 from raydistill.training.context import RunContext
-from raydistill.training.evaluation import rank_users, rank_users_by_popularity
 from raydistill.training.loop import DistillationTrainer
 from raydistill.training.resources import Resources
 
@@ -38,23 +38,25 @@ def teach(resources: Resources, seed: int, context: RunContext) -> str:
         TrialDivergedError: The loss is no longer finite.
         ModelError: The checkpoint to start from cannot be used.
     """
-    sweep, data = resources.sweep, resources.data
+    sweep, data, task = resources.sweep, resources.data, resources.task
     identity = teacher_identity(sweep, data.hash, seed)
     folder = resources.run.teacher(identity)
     if is_whole(folder):
         return identity
-    model = build.untrained(sweep, data, seed=stream_seed(seed, "initialization") % 2**31)
-    dataset = build.dataset(sweep, data, causal=model.causal, teacher_seed=seed)
+    model = task.untrained(sweep, data, seed=stream_seed(seed, "initialization") % 2**31)
+    model = task.adapted(sweep, model, is_teacher=True, seed=stream_seed(seed, "adapters") % 2**31)
+    dataset = task.dataset(sweep, data, causal=model.causal, teacher_seed=seed)
 
-    def validate(candidate: Recommender) -> dict[str, float]:
-        return build.metrics(sweep, rank_users(candidate, data, "validation", context=context, top=False))
+    def validate(candidate: nn.Module) -> dict[str, float]:
+        return task.metrics_of(sweep, task.evaluate(candidate, data, "validation", context=context, top=False))
 
     with PeakMemory() as memory:
         trainer = DistillationTrainer(
             model, dataset, TASK_ONLY, build.teacher_settings(sweep, seed), evaluate=validate, context=context
         )
         result = trainer.fit()
-    popularity = build.metrics(sweep, rank_users_by_popularity(data, "validation"))
+    model = task.merged(model)
+    popularity = task.metrics_of(sweep, task.evaluate_popularity(data, "validation"))
     # A checkpoint that is taken as it is has no epoch of its own to be judged by.
     validation = result.validation or validate(model)
     history = {
@@ -99,7 +101,7 @@ def describe_teacher(identity: str, history: dict[str, Any], metric: str) -> str
 def warn_if_weak(history: dict[str, Any], metric: str) -> str | None:
     """Return a warning where the teacher does not beat popularity, else None."""
     teacher, popularity = history["validation"][metric], history["popularity"][metric]
-    if teacher > popularity:
+    if gain(metric, teacher) > gain(metric, popularity):
         return None
     return (
         f"THE TEACHER DOES NOT BEAT POPULARITY: validation {metric} {teacher:.4f} against {popularity:.4f}. "
@@ -107,7 +109,7 @@ def warn_if_weak(history: dict[str, Any], metric: str) -> str | None:
     )
 
 
-def _store(model: Recommender, folder: Path, history: dict[str, Any]) -> None:
+def _store(model: nn.Module, folder: Path, history: dict[str, Any]) -> None:
     """Write the teacher beside its place, then move it there: the folder is whole or absent."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -8,7 +8,6 @@ the catalogue at any temperature, for one matrix product: a few megabytes instea
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +16,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from raydistill.data.batches import TrainingExamples
-from raydistill.errors import CorruptArtifactError, ModelError
+from raydistill.errors import ModelError
 from raydistill.models.recommender import Recommender
-from raydistill.records import atomic_write, sha256_file, write_json
 from raydistill.training.context import RunContext
+from raydistill.training.stored_arrays import open_arrays, write_arrays
 
-HIDDEN, WEIGHT, META = "hidden.npy", "output_weight.npy", "meta.json"
+HIDDEN, WEIGHT = "hidden", "output_weight"
 
 
 class TeacherCache:
@@ -55,15 +54,8 @@ class TeacherCache:
         Raises:
             CorruptArtifactError: It is absent, half written or changed.
         """
-        try:
-            meta = json.loads((folder / META).read_text())
-            for name, expected in meta["files"].items():
-                path = folder / name
-                if path.stat().st_size != expected["bytes"] or (verify and sha256_file(path) != expected["sha256"]):
-                    raise CorruptArtifactError(f"{name} of the teacher cache was changed", where=str(path))
-            return cls(np.load(folder / HIDDEN, mmap_mode="r"), np.load(folder / WEIGHT))
-        except (OSError, ValueError, KeyError) as error:
-            raise CorruptArtifactError(f"the teacher cache cannot be read: {error}", where=str(folder)) from error
+        arrays = open_arrays(folder, verify=verify)
+        return cls(arrays[HIDDEN], arrays[WEIGHT])
 
 
 def teacher_hidden(
@@ -106,12 +98,6 @@ def build_teacher_cache(
     hidden = teacher_hidden(teacher, examples, context=context)
     if context.is_first:
         weight = teacher.output_weight.detach().float().cpu().numpy()
-        files = {}
-        for name, array in ((HIDDEN, hidden), (WEIGHT, weight)):
-            with atomic_write(folder / name) as temporary, open(temporary, "wb") as file:
-                np.save(file, array)
-            path = folder / name
-            files[name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        write_json(folder / META, {"files": files, "slots": len(hidden)})
+        write_arrays(folder, {HIDDEN: hidden, WEIGHT: weight})
     context.barrier()
     return TeacherCache.open(folder)

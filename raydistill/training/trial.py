@@ -8,21 +8,25 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from raydistill.config import Sweep, trial_identity
 from raydistill.errors import TrialDivergedError
 from raydistill.losses import LossWeights
 from raydistill.losses.distillation import TASK_ONLY
 from raydistill.metrics import PeakMemory, count_parameters
-from raydistill.models.recommender import Recommender
-from raydistill.records import MODEL, RANKS, RECORD, Record, write_ranks, write_record
+from raydistill.records import MODEL, RECORD, Record, gain, write_record
 from raydistill.seeding import stream_seed
 from raydistill.training import build
 from raydistill.training.context import RunContext
-from raydistill.training.evaluation import rank_users, rank_users_by_popularity
 from raydistill.training.loop import DistillationTrainer, TrainingResult
 from raydistill.training.resources import Resources
+from raydistill.training.twins import as_own, copy_files, find_twin, note_computation
 
 FROM_TEACHER, RANDOM, TEACHER, POPULARITY = "teacher_layers", "random", "teacher", "popularity"
+
+_LABELS = ("arm", "kind", "number", "draw", "evidence", "keep_ratio")
+"""Fields of a spec that say whose a trial is, and change nothing of what it computes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,8 @@ class TrialSpec:
     Attributes:
         start: What the model starts from: ``teacher_layers``, ``random`` weights, or, in controls that train
             nothing, the ``teacher`` itself or ``popularity``.
-        stop_below: Validation metric that the trial must exceed after an epoch, or it is stopped early.
+        stop_below: Validation metric that the trial must exceed after an epoch, or it is stopped early (its negative
+            where less is better).
         Others as in :class:`raydistill.records.Record`.
     """
 
@@ -55,9 +60,15 @@ class TrialSpec:
     stop_below: dict[int, float] = field(default_factory=dict)
 
     def identity(self, sweep: Sweep, data_hash: str) -> str:
-        """Return the name of the trial: a hash of everything that can change its result."""
-        own = asdict(self)
-        del own["evidence_seconds"]
+        """Return the name of the trial: a hash of everything that can change its result, and of whose it is."""
+        return self._named(sweep, data_hash, leave_out=("evidence_seconds",))
+
+    def computation(self, sweep: Sweep, data_hash: str) -> str:
+        """Return the name of what the trial computes: equal for trials that differ in whose they are alone."""
+        return self._named(sweep, data_hash, leave_out=("evidence_seconds", *_LABELS))
+
+    def _named(self, sweep: Sweep, data_hash: str, leave_out: tuple[str, ...]) -> str:
+        own = {name: value for name, value in asdict(self).items() if name not in leave_out}
         own["stop_below"] = {str(epoch): value for epoch, value in self.stop_below.items()}
         own["layer_map"] = None if self.layer_map is None else list(self.layer_map)
         return trial_identity(sweep, own | {"data": data_hash})
@@ -99,18 +110,30 @@ class Trial:
         self.resources = resources
         self.context = context or RunContext()
         self.sweep = resources.sweep
+        self.task = resources.task
         self.id = spec.identity(self.sweep, resources.data.hash)
+        self._computation = spec.computation(self.sweep, resources.data.hash)
+        self._twin: Record | None = None
         self.folder = folder or resources.run.trial(self.id)
         self._keeps_model = self.sweep.execution.keep_models and folder is None
         self.started = time.time()
         self.result = TrainingResult()
         self.status = "success"
         self.error: str | None = None
-        self.model: Recommender | None = None
+        self.model: nn.Module | None = None
         self._memory = PeakMemory()
 
     def epochs(self) -> Iterator[dict[str, Any]]:
-        """Train, yielding the numbers of each epoch; a stopped or diverged trial ends early, and says so."""
+        """Train, yielding the numbers of each epoch; a stopped or diverged trial ends early, and says so.
+
+        Where another trial of the sweep has done the same computation, its numbers are yielded instead.
+        """
+        if self.folder == self.resources.run.trial(self.id):
+            # The first worker decides for all: a file may become visible to them at different moments.
+            self._twin = self.context.gather(find_twin(self.resources.run, self._computation))[0]
+        if self._twin is not None:
+            yield from self._twin.curves
+            return
         with self._memory:
             try:
                 self.model = self._build()
@@ -121,6 +144,8 @@ class Trial:
 
     def finish(self) -> Record:
         """Return the trial's record, written to the run directory with the ranks, the record last."""
+        if self._twin is not None:
+            return self._copied(self._twin)
         test, digest, ranking_seconds = None, None, 0.0
         if self.spec.phase == "confirm" and self.status == "success":
             try:
@@ -133,16 +158,29 @@ class Trial:
             if self._keeps_model and test is not None and self.spec.start in (FROM_TEACHER, RANDOM):
                 self.model.save_pretrained(self.folder / MODEL)
             write_record(self.folder / RECORD, record)
+            if self.folder == self.resources.run.trial(self.id):
+                note_computation(self.resources.run, self._computation, record)
         return record
 
-    def _build(self) -> Recommender | None:
+    def _copied(self, twin: Record) -> Record:
+        labels = {name: value for name, value in _shared_fields(self.spec).items() if name in _LABELS}
+        costs = twin.cost | {"evidence_seconds": self.spec.evidence_seconds}
+        record = as_own(
+            twin, id=self.id, name=self.spec.name, cost=costs, started=self.started, finished=time.time(), **labels
+        )
+        if self.context.is_first:
+            copy_files(self.resources.run, twin, self.folder)
+            write_record(self.folder / RECORD, record)
+        return record
+
+    def _build(self) -> nn.Module | None:
         spec, sweep, data = self.spec, self.sweep, self.resources.data
         if spec.start == POPULARITY:
             return None
         if spec.start == RANDOM:
             # Arms of one seed share their initialization, so that comparisons are paired.
             seed = stream_seed(spec.seed, "initialization") % 2**31
-            return build.untrained(sweep, data, seed=seed, layers=spec.n_student_layers)
+            return self.task.untrained(sweep, data, seed=seed, layers=spec.n_student_layers)
         teacher = self.resources.teacher(spec.teacher).to(self.context.device)
         if spec.start == TEACHER:
             return teacher
@@ -151,7 +189,9 @@ class Trial:
     def _train(self) -> Iterator[dict[str, Any]]:
         spec, resources = self.spec, self.resources
         weights = loss_weights(spec.configuration)
-        dataset = build.dataset(
+        adapters = stream_seed(spec.seed, "adapters") % 2**31
+        self.model = self.task.adapted(self.sweep, self.model, is_teacher=False, seed=adapters)
+        dataset = self.task.dataset(
             self.sweep,
             resources.data,
             causal=self.model.causal,
@@ -172,31 +212,29 @@ class Trial:
             self.result = trainer.result
             yield row
             threshold = spec.stop_below.get(row["epoch"])
-            if threshold is not None and not row[settings.metric] > threshold:
+            if threshold is not None and not gain(settings.metric, row[settings.metric]) > threshold:
                 self.status = "stopped"
                 return
+        self.model = self.task.merged(self.model)
 
-    def _validate(self, model: Recommender) -> dict[str, float]:
-        columns = rank_users(model, self.resources.data, "validation", context=self.context, top=False)
-        return build.metrics(self.sweep, columns)
+    def _validate(self, model: nn.Module) -> dict[str, float]:
+        columns = self.task.evaluate(model, self.resources.data, "validation", context=self.context, top=False)
+        return self.task.metrics_of(self.sweep, columns)
 
     def _test(self) -> tuple[dict[str, float], str, float]:
         started = time.perf_counter()
-        data, spec = self.resources.data, self.spec
+        data, spec, task = self.resources.data, self.spec, self.task
         if spec.start == POPULARITY:
-            columns = rank_users_by_popularity(data, "test")
-            validation = rank_users_by_popularity(data, "validation")
+            columns = task.evaluate_popularity(data, "test")
+            self.result.validation = task.metrics_of(self.sweep, task.evaluate_popularity(data, "validation"))
         else:
-            columns = rank_users(self.model, data, "test", context=self.context)
-            validation = None
+            columns = task.evaluate(self.model, data, "test", context=self.context)
         if spec.start == TEACHER:
-            validation = rank_users(self.model, data, "validation", context=self.context, top=False)
-        if validation is not None:
-            self.result.validation = build.metrics(self.sweep, validation)
+            self.result.validation = self._validate(self.model)
         digest = ""
         if self.context.is_first:
-            digest = write_ranks(self.folder / RANKS, columns)
-        return build.metrics(self.sweep, columns), digest, time.perf_counter() - started
+            digest = task.write_scores(self.folder / task.scores, columns)
+        return task.metrics_of(self.sweep, columns), digest, time.perf_counter() - started
 
     def _record(self, test: dict[str, float] | None, digest: str | None) -> Record:
         spec, result = self.spec, self.result

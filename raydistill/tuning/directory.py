@@ -7,13 +7,13 @@ import fcntl
 import shutil
 import sys
 from collections.abc import Iterator, Set
+from typing import Any
 
 from raydistill.config import Sweep, dump_sweep, plain_sweep
-from raydistill.data.items import write_items
-from raydistill.data.splits import SequenceData
 from raydistill.errors import CorruptArtifactError, RunDirectoryError
 from raydistill.records import Record, RunDirectory, atomic_write, sha256_file, write_json
 from raydistill.training import build
+from raydistill.training.tasks import task_of
 from raydistill.tuning.signature import signature
 
 LOCK = ".lock"
@@ -94,7 +94,7 @@ def _leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
         yield from _leaves(inner, f"{path}.{key}" if path else str(key))
 
 
-def describe_run(run: RunDirectory, sweep: Sweep, data: SequenceData) -> None:
+def describe_run(run: RunDirectory, sweep: Sweep, data: Any) -> None:
     """Write what the run's numbers may be compared with: signature, items, statistics.
 
     Raises:
@@ -108,7 +108,7 @@ def describe_run(run: RunDirectory, sweep: Sweep, data: SequenceData) -> None:
             mend="bring the old data files back, choose another place with --run-dir, or start anew with --fresh",
         )
     write_json(run.signature_file, signature(sweep, data))
-    write_items(data, run.data / "items.parquet")
+    task_of(sweep).write_items(data, run.data / "items.parquet")
     write_json(run.data / "statistics.json", data.statistics)
 
 
@@ -116,7 +116,7 @@ def kept_records(run: RunDirectory) -> list[Record]:
     """Return the whole records of an earlier run; a damaged one is named and removed, so that its trial runs again."""
     records = []
     for path, record in run.records():
-        problem = str(record) if isinstance(record, CorruptArtifactError) else _ranks_problem(run, record)
+        problem = str(record) if isinstance(record, CorruptArtifactError) else _scores_problem(run, record)
         if problem:
             print(f"WARNING: {problem}\n  the trial runs again", file=sys.stderr)
             shutil.rmtree(path.parent)
@@ -140,8 +140,8 @@ def set_aside(run: RunDirectory, identities: Set[str]) -> list[str]:
     return moved
 
 
-def _ranks_problem(run: RunDirectory, record: Record) -> str | None:
-    path = run.ranks_file(record.id)
-    if record.ranks_sha256 is None or (path.is_file() and sha256_file(path) == record.ranks_sha256):
+def _scores_problem(run: RunDirectory, record: Record) -> str | None:
+    path = run.scores_file(record)
+    if path is None or (path.is_file() and sha256_file(path) == record.ranks_sha256):
         return None
-    return f"the ranks of {record.name} are missing or not those that were recorded ({path})"
+    return f"the {path.stem} of {record.name} are missing or not those that were recorded ({path})"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from raydistill.records import Record
+from raydistill.records import Record, gain
 
 
 def rungs(grace: int, reduction: int, epochs: int) -> list[int]:
@@ -23,18 +23,19 @@ def rungs(grace: int, reduction: int, epochs: int) -> list[int]:
 
 
 def thresholds(earlier: Sequence[Record], metric: str, *, grace: int, reduction: int, epochs: int) -> dict[int, float]:
-    """Return, by rung, the value that a trial must exceed to go on; rungs with too few rivals are left out.
+    """Return, by rung, the gain that a trial must exceed to go on; rungs with too few rivals are left out.
 
     Args:
         earlier: Trials of the same arm and stratum that came before.
-        metric: Validation metric in their curves, higher is better.
+        metric: Validation metric in their curves.
         grace: First rung.
         reduction: eta; one of this many goes on.
         epochs: Epochs of a whole trial.
     """
     result = {}
     for rung in rungs(grace, reduction, epochs):
-        values = sorted((record.curves[rung - 1][metric] for record in earlier if record.epochs >= rung), reverse=True)
+        reached = [record for record in earlier if record.epochs >= rung]
+        values = sorted((gain(metric, record.curves[rung - 1][metric]) for record in reached), reverse=True)
         survivors = (len(values) + 1) // reduction
         if survivors >= 1:
             result[rung] = values[survivors - 1]

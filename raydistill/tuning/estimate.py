@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from raydistill.config import Arm, Sweep
-from raydistill.data.batches import TrainingExamples
+from raydistill.training.tasks import Workload
 
 EFFICIENCY = 0.35
 """Share of the speed of large matrix products that training small models reaches, on the default sweep."""
@@ -64,11 +64,7 @@ def estimate(
     sweep: Sweep,
     arms: list[Arm],
     strata: list[tuple[int, float]],
-    examples: TrainingExamples,
-    *,
-    n_items: int,
-    hidden: int,
-    n_layers: int,
+    work: Workload,
 ) -> Estimate:
     """Return the expected cost of a sweep, from its operations and this machine's speed.
 
@@ -76,37 +72,30 @@ def estimate(
         sweep: The sweep.
         arms: Its arms.
         strata: Its strata.
-        examples: Training examples.
-        n_items: Size of the catalogue.
-        hidden: Width of the teacher.
-        n_layers: Its depth.
+        work: How much there is to compute.
     """
     concurrency = _concurrency(sweep)
-    positions = int(examples.lengths.sum())
-    targets = examples.n_slots // examples.n_patterns
     speed = EFFICIENCY * _operations_per_second()
 
     def epoch_s(layers: float, *, distilled: bool) -> float:
-        blocks = 3 * positions * layers * 24 * hidden**2
-        output = (8 if distilled else 6) * targets * hidden * n_items
+        blocks = (3 * work.positions + work.scored) * layers * 24 * work.hidden**2
+        output = (8 if distilled else 6) * work.targets * work.hidden * work.classes
         # Softmax and its gradient cost about as much as 60 operations a logit (120 with the teacher's).
-        elementwise = (120 if distilled else 60) * targets * n_items
+        elementwise = (120 if distilled else 60) * work.targets * work.classes
         return (blocks + output + elementwise) / speed
 
     mean_depth = sum(depth for depth, _ in strata) / len(strata)
-    trial_s = sweep.training.epochs * epoch_s(mean_depth, distilled=True) * 1.1 + OVERHEAD_S
+    trial_s = sweep.training.epochs * epoch_s(mean_depth, distilled=True) + OVERHEAD_S
     n_search = sum(arm.has_study for arm in arms) * sweep.search.trials
     n_confirmed = sum(n_confirm(sweep, arms, len(strata)).values())
-    parameters = n_items * hidden + n_layers * 12 * hidden**2
-    cache_bytes = 2 * examples.n_slots * hidden * sweep.confirm.teachers
-    n_users = len(examples)
+    cache_bytes = work.cache_bytes * sweep.confirm.teachers
     return Estimate(
-        teacher_s=sweep.confirm.teachers * (sweep.teacher.epochs * epoch_s(n_layers, distilled=False) + 10),
+        teacher_s=sweep.confirm.teachers * (sweep.teacher.epochs * epoch_s(work.n_layers, distilled=False) + 10),
         search_s=n_search * trial_s / concurrency,
         confirm_s=n_confirmed * trial_s / concurrency,
         trial_s=trial_s,
-        memory_bytes=RAY_BYTES + (concurrency + 1) * (PROCESS_BYTES + 20 * parameters) + cache_bytes,
-        disk_bytes=cache_bytes + 4 * parameters + n_confirmed * (n_users * 24 + 8192) + n_search * 8192,
+        memory_bytes=RAY_BYTES + (concurrency + 1) * (PROCESS_BYTES + 20 * work.parameters) + cache_bytes,
+        disk_bytes=cache_bytes + 4 * work.parameters + n_confirmed * (work.rows * 24 + 8192) + n_search * 8192,
     )
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from raydistill.config import Sweep, quality_metric, teacher_identity
-from raydistill.data.statistics import render_statistics
 from raydistill.errors import CorruptArtifactError
 from raydistill.records import Record, RunDirectory, write_json
 from raydistill.training import build
@@ -72,7 +71,7 @@ class Job:
         with open_run_directory(self.run, self.sweep, fresh=fresh):
             resources = self.resources
             data = resources.data
-            print("\n".join(render_statistics(data)))
+            print("\n".join(resources.task.describe(data)))
             plan = Plan.of(self.sweep, data)
             print(plan.text())
             describe_run(self.run, self.sweep, data)

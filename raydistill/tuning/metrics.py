@@ -9,7 +9,7 @@ import time
 
 from ray.util.metrics import Counter, Gauge
 
-from raydistill.records import Record
+from raydistill.records import Record, gain
 
 
 class SweepMetrics:
@@ -55,6 +55,8 @@ class SweepMetrics:
         if record.curves and "targets_per_second" in record.curves[-1]:
             self._speed.set(record.curves[-1]["targets_per_second"], tags=arm)
         value = record.validation.get(self._metric)
-        if record.status == "success" and value is not None and value > self._best.get(record.arm, float("-inf")):
-            self._best[record.arm] = value
+        if record.status != "success" or value is None:
+            return
+        if gain(self._metric, value) > self._best.get(record.arm, float("-inf")):
+            self._best[record.arm] = gain(self._metric, value)
             self._quality.set(value, tags=arm | {"metric": self._metric})

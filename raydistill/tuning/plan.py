@@ -9,9 +9,8 @@ from itertools import product
 from typing import Any
 
 from raydistill.config import Arm, Sweep, arms, quality_metric, strata
-from raydistill.data.splits import SequenceData
 from raydistill.errors import ConfigError
-from raydistill.training import build
+from raydistill.training.tasks import task_of
 from raydistill.training.trial import TEACHER
 from raydistill.tuning.dealer import Dealer
 from raydistill.tuning.estimate import Estimate, estimate, n_confirm
@@ -38,26 +37,16 @@ class Plan:
     cost: Estimate
 
     @classmethod
-    def of(cls, sweep: Sweep, data: SequenceData) -> Plan:
-        """Return the plan of a sweep; builds an untrained teacher to learn its shape.
+    def of(cls, sweep: Sweep, data: Any) -> Plan:
+        """Return the plan of a sweep; of a pretrained teacher it reads the configuration, not the weights.
 
         Raises:
             ConfigError: The search is too small to find what confirm is to train in every stratum.
         """
-        teacher = build.untrained(sweep, data, seed=0)
-        chosen, layers = arms(sweep), strata(sweep, teacher.n_layers)
+        workload = task_of(sweep).workload(sweep, data)
+        chosen, layers = arms(sweep), strata(sweep, workload.n_layers)
         _check_trials(sweep, layers)
-        examples = build.dataset(sweep, data, causal=teacher.causal, teacher_seed=sweep.teacher.seed).examples
-        cost = estimate(
-            sweep,
-            chosen,
-            layers,
-            examples,
-            n_items=data.n_items,
-            hidden=teacher.output_weight.shape[1],
-            n_layers=teacher.n_layers,
-        )
-        return cls(sweep, chosen, layers, teacher.n_layers, cost)
+        return cls(sweep, chosen, layers, workload.n_layers, estimate(sweep, chosen, layers, workload))
 
     def trials_by_arm(self) -> dict[str, int]:
         """Return how many trials each arm has, search and confirm together."""

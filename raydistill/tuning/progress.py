@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from raydistill.records import Record
+from raydistill.records import Record, gain
 from raydistill.training.trial import TrialSpec
 
 SEARCHING, CONFIRMING = "searching", "confirming with fresh seeds"
@@ -105,7 +105,9 @@ class Progress:
     def _count(self, record: Record) -> None:
         self._ended.setdefault(record.arm, Counter())[record.status] += 1
         value = record.validation.get(self._metric)
-        if value is not None and record.status == "success" and value > self._best.get(record.arm, (-1.0, ""))[0]:
+        if value is None or record.status != "success":
+            return
+        if record.arm not in self._best or gain(self._metric, value) > gain(self._metric, self._best[record.arm][0]):
             self._best[record.arm] = (value, record.name)
 
     def _total(self, what: str) -> int:
@@ -129,7 +131,7 @@ class Progress:
             f"{self._total('running')} running, {failed} failed,",
         ]
         if self._best:
-            arm, (value, _) = max(self._best.items(), key=lambda item: item[1][0])
+            arm, (value, _) = max(self._best.items(), key=lambda item: gain(self._metric, item[1][0]))
             parts.append(f"best validation {self._metric} {value:.4f} ({arm}),")
         return " ".join([*parts, self._remaining()])
 

@@ -11,13 +11,13 @@ from typing import Any
 
 from raydistill import __version__
 from raydistill.config import Sweep, sweep_identity
-from raydistill.data.splits import SequenceData
 from raydistill.records import SCHEMA_VERSION
+from raydistill.training.tasks import task_of
 
 _LIBRARIES = ("torch", "transformers", "datasets", "ray", "optuna", "numpy", "pandas")
 
 
-def signature(sweep: Sweep, data: SequenceData) -> dict[str, Any]:
+def signature(sweep: Sweep, data: Any) -> dict[str, Any]:
     """Return the content of ``signature.json``."""
     return {
         "schema": SCHEMA_VERSION,
@@ -30,14 +30,7 @@ def signature(sweep: Sweep, data: SequenceData) -> dict[str, Any]:
             "statistics": data.statistics,
             "provenance": data.provenance,
         },
-        "protocol": {
-            "split": sweep.data.split,
-            "candidates": "full-catalogue",
-            "seen": "masked",
-            "ties": "against-the-model",
-            "max_length": sweep.data.max_length,
-            "min_interactions": sweep.data.min_interactions,
-        },
+        "protocol": task_of(sweep).protocol(sweep),
         "teacher": {name: value for name, value in sweep.teacher.model_dump(mode="json").items() if value is not None},
         "versions": {"raydistill": __version__, "python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in _LIBRARIES},

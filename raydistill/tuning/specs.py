@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from raydistill.config import Arm, Sweep, quality_metric
-from raydistill.records import Record
+from raydistill.records import Record, gain
 from raydistill.seeding import stream
 from raydistill.selectors import SELECTORS
 from raydistill.training.prepared import PreparedTeacher
@@ -170,7 +170,7 @@ def _confirm_arm(
 def best(records: Sequence[Record], stratum: Stratum, metric: str) -> list[Record]:
     """Return an arm's successful trials of a stratum, best validation metric first."""
     trials = [record for record in records if record.status == "success" and record.n_student_layers == stratum[0]]
-    return sorted(trials, key=lambda record: (-record.validation[metric], record.number))
+    return sorted(trials, key=lambda record: (-gain(metric, record.validation[metric]), record.number))
 
 
 def best_selector(
@@ -178,7 +178,7 @@ def best_selector(
 ) -> Arm | None:
     """Return the selector arm with the best validation metric in a stratum, or None where no trial succeeded."""
     tops = [(arm, best(searched[arm.name], stratum, metric)) for arm in arms if arm.selector is not None]
-    tops = [(arm, trials[0].validation[metric]) for arm, trials in tops if trials]
+    tops = [(arm, gain(metric, trials[0].validation[metric])) for arm, trials in tops if trials]
     return max(tops, key=lambda top: top[1])[0] if tops else None
 
 

@@ -29,8 +29,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from raydistill.config import Sweep
-from raydistill.records import Record
+from raydistill.config import COSTS, Sweep
+from raydistill.records import Record, gain
 from raydistill.seeding import stream_seed
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -67,7 +67,7 @@ def suggest(sweep: Sweep, numbers: Sequence[int], finished: Sequence[Record], me
         numbers: Numbers of the trials in their arm. Arms share the seeds, so their first, random trials are the
             same configurations and the comparison starts paired.
         finished: The arm's trials of earlier groups.
-        metric: Validation metric to be maximized.
+        metric: Validation metric that is to become as good as can be.
     """
     space = distributions(sweep)
     if not space:
@@ -111,15 +111,15 @@ def standings(finished: Sequence[Record], metric: str) -> list[float]:
 
     Args:
         finished: Trials of one arm.
-        metric: Validation metric, higher is better.
+        metric: Validation metric.
     """
     ended: dict[int | None, list[float]] = defaultdict(list)
     at_epoch: dict[tuple[int | None, int], list[float]] = defaultdict(list)
     for record in finished:
         if record.status == "success":
-            ended[record.n_student_layers].append(record.validation[metric])
+            ended[record.n_student_layers].append(gain(metric, record.validation[metric]))
         for epoch, row in enumerate(record.curves, start=1):
-            at_epoch[record.n_student_layers, epoch].append(row[metric])
+            at_epoch[record.n_student_layers, epoch].append(gain(metric, row[metric]))
     for values in (*ended.values(), *at_epoch.values()):
         values.sort()
 
@@ -127,9 +127,9 @@ def standings(finished: Sequence[Record], metric: str) -> list[float]:
         if record.status == "failed":
             return 0.0
         if record.status == "success":
-            own, rivals = record.validation[metric], ended[record.n_student_layers]
+            own, rivals = gain(metric, record.validation[metric]), ended[record.n_student_layers]
         else:
-            own, rivals = record.curves[-1][metric], at_epoch[record.n_student_layers, record.epochs]
+            own, rivals = gain(metric, record.curves[-1][metric]), at_epoch[record.n_student_layers, record.epochs]
         return bisect_right(rivals, own) / len(rivals)
 
     return [standing(record) for record in finished]
@@ -171,7 +171,7 @@ class Studies:
     def add(self, record: Record) -> None:
         """Add a finished trial; one that was stopped early counts as pruned, never as complete."""
         state = _STATES[record.status]
-        quality = next(iter(self.objectives))
+        quality = next(name for name in self.objectives if name not in COSTS)
         complete = state is TrialState.COMPLETE
         self._open[record.arm].add_trial(
             create_trial(

@@ -75,4 +75,9 @@ TABLES = Tables(
     families=("gpt2", "bert"),
     tasks=("next_item", "preference"),
     sections={"preference": TextSections},
+    metrics={
+        "next_item": ("ndcg@K", "hr@K", "mrr", "auc"),
+        "preference": ("auc", "log_loss", "user_auc", "ndcg@K"),
+    },
+    claims={"preference": ("user_auc", "ndcg@K")},
 )

@@ -17,6 +17,7 @@ from raydistill.records import metric_per_user
 from raydistill.selectors import SELECTORS
 from raydistill.training import build
 from raydistill.training.resources import Resources
+from raydistill.training.tasks import NEXT_ITEM
 
 
 def test_the_tables_name_what_the_floors_have():
@@ -30,12 +31,12 @@ def test_the_tables_name_what_the_floors_have():
 @pytest.mark.parametrize("family", ["gpt2", "bert", "llama", "t5"])
 def test_an_untrained_model_has_the_shape_that_is_asked_for(tmp_path, family):
     resources = resources_in(tmp_path, f"teacher.family={family}", "teacher.hidden=12", "teacher.heads=3")
-    model = build.untrained(resources.sweep, resources.data, seed=3)
+    model = NEXT_ITEM.untrained(resources.sweep, resources.data, seed=3)
     assert (model.n_layers, model.max_length, model.n_items) == (4, 8, resources.data.n_items)
     assert model.output_weight.shape == (resources.data.n_items, 12)
-    assert build.untrained(resources.sweep, resources.data, seed=3, layers=2).n_layers == 2
-    same = build.untrained(resources.sweep, resources.data, seed=3).state_dict()
-    other = build.untrained(resources.sweep, resources.data, seed=4).state_dict()
+    assert NEXT_ITEM.untrained(resources.sweep, resources.data, seed=3, layers=2).n_layers == 2
+    same = NEXT_ITEM.untrained(resources.sweep, resources.data, seed=3).state_dict()
+    other = NEXT_ITEM.untrained(resources.sweep, resources.data, seed=4).state_dict()
     state = model.state_dict()
     assert all(torch.equal(state[name], same[name]) for name in state)
     assert any(not torch.equal(state[name], other[name]) for name in state)
@@ -44,11 +45,11 @@ def test_an_untrained_model_has_the_shape_that_is_asked_for(tmp_path, family):
 @pytest.mark.parametrize("family", ["gpt2", "bert", "t5"])
 def test_a_control_of_a_pretrained_teacher_has_its_shape_and_none_of_its_weights(tmp_path, family):
     first = resources_in(tmp_path, f"teacher.family={family}")
-    teacher = build.untrained(first.sweep, first.data, seed=0)
+    teacher = NEXT_ITEM.untrained(first.sweep, first.data, seed=0)
     teacher.backbone.save_pretrained(tmp_path / "checkpoint")
     resources = resources_in(tmp_path, f"teacher={{pretrained: {tmp_path / 'checkpoint'}, epochs: 1}}", run="other")
-    loaded = build.untrained(resources.sweep, resources.data, seed=0)
-    control = build.untrained(resources.sweep, resources.data, seed=0, layers=2)
+    loaded = NEXT_ITEM.untrained(resources.sweep, resources.data, seed=0)
+    control = NEXT_ITEM.untrained(resources.sweep, resources.data, seed=0, layers=2)
     states = [model.keep_layers([0, 1]).state_dict() for model in (teacher, loaded, control)]
     weights = [name for name, value in states[0].items() if value.ndim == 2 and "embed" not in name and "w" in name]
     blocks = [name for name in weights if ".0." in name]
@@ -58,13 +59,13 @@ def test_a_control_of_a_pretrained_teacher_has_its_shape_and_none_of_its_weights
         assert torch.equal(theirs, before)
         assert own.shape == theirs.shape
         assert not torch.allclose(own, theirs)
-    again = build.untrained(resources.sweep, resources.data, seed=0, layers=2).state_dict()
+    again = NEXT_ITEM.untrained(resources.sweep, resources.data, seed=0, layers=2).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in control.state_dict().items())
     batch = torch.tensor([[1, 2, 3]])
     assert torch.isfinite(control.eval().logits(control.hidden(batch))).all()
     assert control.n_layers == 2
     with pytest.raises(ModelError, match="deeper"):
-        build.untrained(resources.sweep, resources.data, seed=0, layers=5)
+        NEXT_ITEM.untrained(resources.sweep, resources.data, seed=0, layers=5)
 
 
 def test_students_are_trained_as_training_says_but_for_what_is_searched(tmp_path):
@@ -107,7 +108,7 @@ def test_a_teacher_has_its_own_settings_and_those_of_training_for_the_rest(tmp_p
 def test_every_metric_that_the_sweep_asks_for_is_reported(tmp_path):
     sweep = resources_in(tmp_path, "search.objectives={hr@3: max, flops: min}", "analysis.metric=auc").sweep
     columns = {"rank": np.array([1, 4, 30]), "candidates": np.array([50, 50, 50])}
-    found = build.metrics(sweep, columns)
+    found = NEXT_ITEM.metrics_of(sweep, columns)
     assert set(found) == {"ndcg@5", "ndcg@10", "hr@5", "hr@10", "mrr", "hr@3", "auc"}
     assert found["hr@3"] == pytest.approx(1 / 3)
     assert found["auc"] == pytest.approx(np.mean([1, 1 - 3 / 49, 1 - 29 / 49]))
@@ -138,17 +139,17 @@ def test_places_follow_from_storage_and_name_or_are_as_given(tmp_path, monkeypat
 def test_teacher_and_students_see_the_same_examples(tmp_path):
     resources = resources_in(tmp_path, "teacher.family=bert")
     one, two = (
-        build.dataset(resources.sweep, resources.data, causal=False, teacher_seed=seed).examples for seed in (0, 0)
+        NEXT_ITEM.dataset(resources.sweep, resources.data, causal=False, teacher_seed=seed).examples for seed in (0, 0)
     )
     batches = [next(iter(examples.ordered(1000))) for examples in (one, two)]
     assert torch.equal(batches[0].input_ids, batches[1].input_ids)
-    other = build.dataset(resources.sweep, resources.data, causal=False, teacher_seed=1).examples
+    other = NEXT_ITEM.dataset(resources.sweep, resources.data, causal=False, teacher_seed=1).examples
     assert not torch.equal(batches[0].input_ids, next(iter(other.ordered(1000))).input_ids)
 
 
 def test_a_saved_teacher_opens_in_eval_mode_once(tmp_path):
     resources = resources_in(tmp_path)
-    model = build.untrained(resources.sweep, resources.data, seed=0)
+    model = NEXT_ITEM.untrained(resources.sweep, resources.data, seed=0)
     model.save_pretrained(resources.run.teacher("abc"))
     opened = resources.teacher("abc")
     assert isinstance(opened, Recommender)

@@ -17,7 +17,8 @@ from raydistill.metrics import mean_metrics
 from raydistill.training.context import RunContext
 from raydistill.training.dataset import DistillationBatch, DistillationDataset
 from raydistill.training.evaluation import rank_users
-from raydistill.training.loop import DistillationTrainer, Objective, TrainingSettings
+from raydistill.training.loop import DistillationTrainer, TrainingSettings
+from raydistill.training.objective import CatalogueObjective
 
 DATA = small_data()
 SETTINGS = TrainingSettings(epochs=3, batch_size=16, lr=3e-3, seed=1)
@@ -49,12 +50,12 @@ def assert_equal_weights(a, b) -> None:
 def gradient_of_step(family: str, **arguments) -> dict[str, torch.Tensor]:
     """Return the gradients of one whole step, split in some way, without dropout, in float64."""
     model = small_model(family, dropout=0.0).double()
-    objective = Objective(model, TASK_ONLY)
+    objective = CatalogueObjective(model, TASK_ONLY)
     examples = TrainingExamples(DATA, max_length=MAX_LENGTH, causal=model.causal)
     for rank in range(arguments.get("world_size", 1)):
         step = next(iter(examples.steps(0, batch_size=32, seed=0, rank=rank, **arguments)))
         for part in step.parts:
-            objective([DistillationBatch(batch, None) for batch in part], None, step.n_targets)[0].backward()
+            objective([DistillationBatch(batch, None) for batch in part], step.n_targets)[0].backward()
     return {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
 
 

@@ -10,12 +10,13 @@ from job_zoo import prepared_in, resources_in
 from raydistill.config import arms, cache_identity, evidence_identity
 from raydistill.errors import EvidenceError
 from raydistill.selectors import SELECTORS
-from raydistill.training import build
 from raydistill.training import prepare as prepare_module
 from raydistill.training.calibration import CalibrationBatch
 from raydistill.training.context import RunContext
-from raydistill.training.prepare import calibration_samples, next_item_logits, prepare_teacher, prepared_teacher
+from raydistill.training.prepare import calibration_samples, prepare_teacher, prepared_teacher
 from raydistill.training.resources import Resources
+from raydistill.training.tasks import NEXT_ITEM
+from raydistill.training.tasks.next_item import NextItem
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +53,9 @@ def test_layers_are_those_that_the_selector_chooses(resources, teacher):
 
 
 def test_preparing_again_makes_nothing_anew(resources, teacher, monkeypatch):
-    for name in ("measure", "build_teacher_cache", "profile"):
+    for name in ("measure", "profile"):
         monkeypatch.setattr(prepare_module, name, None)
+    monkeypatch.setattr(NextItem, "build_cache", None)
     assert prepare_teacher(again(resources), 0, RunContext()) == teacher.id
 
 
@@ -90,8 +92,8 @@ def test_a_teacher_that_was_never_made_is_not_there(resources):
 def test_calibration_samples_are_drawn_without_replacement_from_training_examples(tmp_path, family):
     resources = resources_in(tmp_path, f"teacher.family={family}")
     sweep, causal = resources.sweep, family == "gpt2"
-    examples = build.dataset(sweep, resources.data, causal=causal, teacher_seed=0).examples
-    samples = calibration_samples(sweep, examples)
+    dataset = NEXT_ITEM.dataset(sweep, resources.data, causal=causal, teacher_seed=0)
+    samples = calibration_samples(NEXT_ITEM, sweep, dataset)
     assert [len(sample) for sample in samples] == [2, 2]  # 12 examples in batches of at most 6
     counts = [[len(batch.inputs["input_ids"]) for batch in sample] for sample in samples]
     assert counts == [[6, 6], [6, 6]]
@@ -111,7 +113,7 @@ def test_calibration_samples_are_drawn_without_replacement_from_training_example
                     assert any(part[-len(items) - 1 :] == [*items, labels[-1]] for part in training)
                 else:
                     assert any(set(items) | set(labels) <= set(part) for part in training)
-    again = calibration_samples(sweep, examples)
+    again = calibration_samples(NEXT_ITEM, sweep, dataset)
     assert all(
         torch.equal(one.inputs["input_ids"], two.inputs["input_ids"])
         for first, second in zip(samples, again, strict=True)
@@ -121,18 +123,18 @@ def test_calibration_samples_are_drawn_without_replacement_from_training_example
 
 def test_more_samples_than_examples_are_refused_with_the_number_there_is(tmp_path):
     resources = resources_in(tmp_path, "evidence.samples=5000")
-    examples = build.dataset(resources.sweep, resources.data, causal=True, teacher_seed=0).examples
-    with pytest.raises(EvidenceError, match=f"the training data have {len(examples)}") as caught:
-        calibration_samples(resources.sweep, examples)
+    dataset = NEXT_ITEM.dataset(resources.sweep, resources.data, causal=True, teacher_seed=0)
+    with pytest.raises(EvidenceError, match=f"the training data have {len(dataset.examples)}") as caught:
+        calibration_samples(NEXT_ITEM, resources.sweep, dataset)
     assert caught.value.where == "evidence.samples"
 
 
 def test_logits_are_those_at_the_target_positions(resources, teacher):
     model = resources.teacher(teacher.id)
-    examples = build.dataset(resources.sweep, resources.data, causal=True, teacher_seed=0).examples
-    batch: CalibrationBatch = calibration_samples(resources.sweep, examples)[0][0]
+    dataset = NEXT_ITEM.dataset(resources.sweep, resources.data, causal=True, teacher_seed=0)
+    batch: CalibrationBatch = calibration_samples(NEXT_ITEM, resources.sweep, dataset)[0][0]
     with torch.no_grad():
-        found = next_item_logits(model, batch)
+        found = NEXT_ITEM.calibration_logits(model, batch)
         every = model.logits(model.hidden(batch.inputs["input_ids"]))
     rows, columns = torch.nonzero(batch.inputs["is_target"], as_tuple=True)
     assert torch.equal(rows, batch.example)

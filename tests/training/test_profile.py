@@ -7,12 +7,13 @@ import torch
 from training_zoo import N_ITEMS, small_model
 
 from raydistill.training.profile import profile
+from raydistill.training.tasks import NEXT_ITEM
 
 
 @pytest.fixture(scope="module", params=["gpt2", "bert"])
 def measured(request):
     teacher = small_model(request.param, layers=3)
-    return teacher, profile(teacher, [1, 3], device=torch.device("cpu"), repeats=2)
+    return teacher, profile(teacher, [1, 3], NEXT_ITEM.serve, device=torch.device("cpu"), repeats=2)
 
 
 def test_parameters_are_those_of_the_models(measured):
@@ -30,7 +31,7 @@ def test_parameters_are_those_of_the_models(measured):
 
 def test_operations_grow_by_the_same_for_each_layer(measured):
     teacher, found = measured
-    two = profile(teacher, [2], device=torch.device("cpu"), repeats=1)["depths"]["2"]["flops"]
+    two = profile(teacher, [2], NEXT_ITEM.serve, device=torch.device("cpu"), repeats=1)["depths"]["2"]["flops"]
     one, three = (found["depths"][depth]["flops"] for depth in ("1", "3"))
     assert three - two == two - one > 0
     # A block's products alone: four projections and the two of the feed-forward part, twice for multiply and add.

@@ -15,8 +15,7 @@ from raydistill.errors import TrialDivergedError
 from raydistill.models.recommender import Recommender
 from raydistill.records import MODEL, metric_per_user, read_ranks, read_record
 from raydistill.seeding import stream_seed
-from raydistill.training import build
-from raydistill.training import trial as trial_module
+from raydistill.training.tasks import NEXT_ITEM, next_item
 from raydistill.training.trial import Trial, failed_record, loss_weights
 
 
@@ -70,13 +69,13 @@ def test_a_whole_path_from_teacher_to_record(family, tmp_path):
 
 def test_search_sees_no_test_target(resources, teacher, monkeypatch):
     parts = []
-    original = trial_module.rank_users
+    original = next_item.rank_users
 
     def rank_users(model, data, part, **arguments):
         parts.append(part)
         return original(model, data, part, **arguments)
 
-    monkeypatch.setattr(trial_module, "rank_users", rank_users)
+    monkeypatch.setattr(next_item, "rank_users", rank_users)
     trial, record = run(spec_of(resources, teacher, phase="search", seed=0), resources)
     assert parts == ["validation"] * 2
     assert record.test is None
@@ -107,14 +106,14 @@ def test_a_trial_that_diverges_fails_visibly_and_raises_nothing(tmp_path):
 
 
 def test_a_model_that_fails_on_the_test_targets_alone_fails_visibly_too(resources, teacher, monkeypatch):
-    original = trial_module.rank_users
+    original = next_item.rank_users
 
     def rank_users(model, data, part, **arguments):
         if part == "test":
             raise TrialDivergedError("a score is not finite")
         return original(model, data, part, **arguments)
 
-    monkeypatch.setattr(trial_module, "rank_users", rank_users)
+    monkeypatch.setattr(next_item, "rank_users", rank_users)
     _, record = run(spec_of(resources, teacher, seed=77), resources)
     assert (record.status, record.error, record.test) == ("failed", "a score is not finite", None)
     assert record.epochs == 2
@@ -164,7 +163,7 @@ def test_scratch_controls_of_one_seed_share_their_initialization(resources, teac
     one, other, another = start("scratch", 3), start("scratch_kd", 3), start("scratch", 4)
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert any(not torch.equal(one[name], another[name]) for name in one)
-    expected = build.untrained(
+    expected = NEXT_ITEM.untrained(
         resources.sweep, resources.data, seed=stream_seed(3, "initialization") % 2**31, layers=2
     ).state_dict()
     assert all(torch.equal(one[name], expected[name]) for name in one)
@@ -204,7 +203,7 @@ def test_models_of_confirm_are_kept_on_request_and_give_the_recorded_ranks(tmp_p
     teacher = prepared_in(resources)
     trial, _ = run(spec_of(resources, teacher), resources)
     kept = Recommender.from_pretrained(trial.folder / MODEL)
-    ranks = trial_module.rank_users(kept, resources.data, "test")
+    ranks = next_item.rank_users(kept, resources.data, "test")
     assert np.array_equal(ranks["rank"], read_ranks(resources.run.ranks_file(trial.id))["rank"])
     searched, _ = run(spec_of(resources, teacher, phase="search"), resources)
     assert not (searched.folder / MODEL).exists()

@@ -11,6 +11,7 @@ from tuning_zoo import dealer_of, invented_record, play, small_sweep
 from raydistill.errors import RunDirectoryError
 from raydistill.records import RANK_COLUMNS, RunDirectory, write_ranks, write_record
 from raydistill.training import build
+from raydistill.training.tasks import NEXT_ITEM
 from raydistill.tuning.directory import LOCK, describe_run, kept_records, open_run_directory, set_aside
 
 
@@ -160,14 +161,14 @@ def test_trials_that_belong_no_more_are_set_aside_not_deleted(run, stored):
 
 def test_the_description_is_written_and_refuses_data_that_have_changed(run, sweep, tmp_path):
     opened(run, sweep)
-    data = build.prepared_data(sweep, tmp_path / "cache")
+    data = NEXT_ITEM.prepared_data(sweep, tmp_path / "cache")
     describe_run(run, sweep, data)
     describe_run(run, sweep, data)
     signature = run.signature()
     assert signature["data"]["hash"] == data.hash
     assert json.loads((run.data / "statistics.json").read_text())["users"] == data.n_users
     assert (run.data / "items.parquet").is_file()
-    other = build.prepared_data(small_sweep(tmp_path, "data.n_users=70"), tmp_path / "cache")
+    other = NEXT_ITEM.prepared_data(small_sweep(tmp_path, "data.n_users=70"), tmp_path / "cache")
     with pytest.raises(RunDirectoryError, match="the data have changed"):
         describe_run(run, sweep, other)
     assert run.signature() == signature

@@ -9,7 +9,7 @@ import pytest
 from tuning_zoo import dealer_of, play, small_sweep
 
 from raydistill.errors import ConfigError
-from raydistill.training import build
+from raydistill.training.tasks import NEXT_ITEM
 from raydistill.tuning import estimate as estimate_module
 from raydistill.tuning.plan import Plan
 
@@ -28,7 +28,7 @@ def a_machine_of_known_speed(monkeypatch):
 def plan_of(tmp_path, cache):
     def make(*overrides: str) -> Plan:
         sweep = small_sweep(tmp_path, *overrides)
-        return Plan.of(sweep, build.prepared_data(sweep, cache))
+        return Plan.of(sweep, NEXT_ITEM.prepared_data(sweep, cache))
 
     return make
 

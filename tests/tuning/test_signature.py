@@ -11,14 +11,14 @@ from tuning_zoo import small_sweep
 
 from raydistill import __version__
 from raydistill.records import protocol_signature
-from raydistill.training import build
+from raydistill.training.tasks import NEXT_ITEM
 from raydistill.tuning import signature as signature_module
 from raydistill.tuning.signature import signature
 
 
 def test_it_names_data_protocol_teacher_and_versions(tmp_path):
     sweep = small_sweep(tmp_path)
-    data = build.prepared_data(sweep, tmp_path / "cache")
+    data = NEXT_ITEM.prepared_data(sweep, tmp_path / "cache")
     content = json.loads(json.dumps(signature(sweep, data)))
     assert (content["schema"], content["sweep"], content["task"]) == (1, "small", "next_item")
     assert content["data"]["hash"] == data.hash
@@ -44,7 +44,7 @@ def test_another_protocol_has_another_line(tmp_path):
     lines = set()
     for override in ("data.max_length=8", "data.max_length=9", "data.min_interactions=2", "data.n_users=61"):
         sweep = small_sweep(tmp_path, override)
-        lines.add(protocol_signature(signature(sweep, build.prepared_data(sweep, tmp_path / "cache"))))
+        lines.add(protocol_signature(signature(sweep, NEXT_ITEM.prepared_data(sweep, tmp_path / "cache"))))
     assert len(lines) == 4
 
 

@@ -1,0 +1,101 @@
+"""The model and its loss as one module, so that data-parallel wrappers see all of the forward pass."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from raydistill.losses import LossParts, LossWeights, catalogue_loss, class_loss, hidden_loss
+from raydistill.models.classifier import TextClassifier
+from raydistill.models.recommender import Recommender
+
+
+class Group(Protocol):
+    """One length group of a step: a batch, and the teacher's outputs at its targets where there is a cache."""
+
+    batch: object
+    teacher_hidden: Float[Tensor, "targets dim"] | None
+
+
+class CatalogueObjective(nn.Module):
+    """The next item among all: the loss of the whole catalogue, in chunks.
+
+    Args:
+        model: What is trained.
+        weights: Temperature and alphas.
+        teacher_weight: The teacher's output embedding; None without a teacher.
+    """
+
+    def __init__(
+        self, model: Recommender, weights: LossWeights, teacher_weight: Float[Tensor, "items dim"] | None = None
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.weights = weights
+        self.teacher_weight = teacher_weight
+
+    def forward(self, groups: list[Group], normalizer: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the total loss of some length groups and its task and distillation parts, sums over ``normalizer``.
+
+        The groups go through the model one by one, since each has its own length, and through the output layer
+        together: its cost is in the catalogue, and the table's gradient is then made once.
+        """
+        hidden = torch.cat(
+            [self.model(g.batch.input_ids, g.batch.attention_mask).flatten(0, 1)[g.batch.positions] for g in groups]
+        )
+        if torch.is_autocast_enabled(hidden.device.type):
+            # Final norms give float32; the products with the whole catalogue are what lower precision is for.
+            hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
+        teacher_hidden = None if self.teacher_weight is None else torch.cat([g.teacher_hidden for g in groups])
+        parts = catalogue_loss(
+            hidden,
+            self.model.output_weight.to(hidden.dtype),
+            torch.cat([group.batch.labels for group in groups]),
+            self.weights,
+            teacher_hidden=teacher_hidden,
+            teacher_weight=self.teacher_weight,
+            normalizer=normalizer,
+        )
+        return _with_hidden(parts, self.weights, hidden, teacher_hidden, normalizer)
+
+
+class ClassObjective(nn.Module):
+    """One class of a few for each text: the loss of whole logits, in float32.
+
+    Args:
+        model: What is trained.
+        weights: Temperature and alphas.
+    """
+
+    def __init__(self, model: TextClassifier, weights: LossWeights) -> None:
+        super().__init__()
+        self.model = model
+        self.weights = weights
+
+    def forward(self, groups: list[Group], normalizer: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the total loss of some length groups and its task and distillation parts, sums over ``normalizer``."""
+        # Rows without a label are those of a worker whose share of a small last step is empty.
+        hidden = torch.cat([self.model(g.batch.input_ids, g.batch.attention_mask)[g.batch.example] for g in groups])
+        logits = self.model.logits(hidden).float()
+        teacher_logits = teacher_hidden = None
+        if self.weights.needs_teacher:
+            teacher_logits = torch.cat([group.teacher_logits for group in groups])
+        if self.weights.alpha_hidden > 0:
+            teacher_hidden = torch.cat([group.teacher_hidden for group in groups])
+        labels = torch.cat([group.batch.labels for group in groups])
+        parts = class_loss(logits, teacher_logits, labels, self.weights, normalizer=normalizer)
+        return _with_hidden(parts, self.weights, hidden, teacher_hidden, normalizer)
+
+
+def _with_hidden(
+    parts: LossParts, weights: LossWeights, hidden: Tensor, teacher_hidden: Tensor | None, normalizer: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the parts of a loss with the distance of hidden states added to the total."""
+    total = parts.total
+    if weights.alpha_hidden > 0:
+        distance = hidden_loss(hidden, teacher_hidden.to(hidden.dtype), normalizer=normalizer)
+        total = total + weights.alpha_hidden * distance
+    return total, parts.task, parts.distillation

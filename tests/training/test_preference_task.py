@@ -1,0 +1,199 @@
+"""The task `preference` from prompts to records: the same loop, evidence and trials as for item sequences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from job_zoo import spec_of, whole_model
+from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
+from text_job_zoo import METRIC, prepared_text, text_resources
+
+from raydistill.config import cache_identity
+from raydistill.errors import ConfigError, CorruptArtifactError
+from raydistill.losses import LossWeights
+from raydistill.records import read_scores
+from raydistill.training.class_cache import ClassCache
+from raydistill.training.objective import ClassObjective
+from raydistill.training.tasks import PREFERENCE
+from raydistill.training.text_dataset import TextDataset, TextGroup
+from raydistill.training.trial import Trial
+from raydistill.tuning.plan import Plan
+from raydistill.tuning.signature import signature
+
+
+@pytest.fixture(scope="module")
+def resources(tmp_path_factory):
+    return text_resources(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def teacher(resources):
+    return prepared_text(resources)
+
+
+def run(spec, resources):
+    trial = Trial(spec, resources)
+    rows = list(trial.epochs())
+    return trial, trial.finish(), rows
+
+
+def test_metrics_of_a_record_are_those_of_its_stored_scores(resources, teacher):
+    trial, record, _ = run(spec_of(resources, teacher, "tail", keep_ratio=0.5, temperature=2.0), resources)
+    assert (record.status, record.n_student_layers, record.layer_map) == ("success", 2, (0, 1))
+    path = resources.run.scores_file(record)
+    assert path.name == "scores.parquet"
+    scores = read_scores(path, sha256=record.ranks_sha256)
+    known = scores["label"] >= 0
+    truth, score = scores["label"][known], scores["score"][known].astype(float)
+    assert record.test["auc"] == pytest.approx(roc_auc_score(truth, score))
+    assert record.test["accuracy"] == pytest.approx(accuracy_score(truth, scores["predicted"][known]))
+    assert record.test["log_loss"] == pytest.approx(log_loss(truth, score), rel=1e-4)
+    # The student's own answers, prompt by prompt and without padding.
+    data = resources.data
+    rows = data.rows("test")
+    assert np.array_equal(scores["item"], data.item[rows])
+    model = trial.model.eval()
+    for row, expected in list(zip(rows, scores["score"], strict=True))[::17]:
+        batch = data.batch(np.array([row]))
+        with torch.no_grad():
+            logits = model.logits(model.hidden(batch.input_ids, batch.attention_mask))
+        assert float(logits.softmax(-1)[0, 1]) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_every_way_to_start_is_trained_and_tested(resources, teacher):
+    for arm in ("scratch", "scratch_kd"):
+        _, record, _ = run(spec_of(resources, teacher, arm, temperature=2.0), resources)
+        assert (record.status, record.epochs, record.layer_map) == ("success", 2, None)
+    _, record, _ = run(whole_model(resources, teacher, "teacher"), resources)
+    assert record.validation == pytest.approx(teacher.validation)
+    _, record, _ = run(whole_model(resources, teacher, "popularity"), resources)
+    scores = read_scores(resources.run.scores_file(record))
+    assert np.array_equal(scores["score"], resources.data.popularity[scores["item"]])
+    share = (resources.data.label[resources.data.rows("train")] == 1).mean()
+    liked = scores["label"] == 1
+    assert np.exp(scores["log_probability"][liked]) == pytest.approx(share, rel=1e-5)
+
+
+def test_a_step_split_by_length_has_the_gradient_of_the_whole_batch(resources, teacher):
+    model = resources.teacher(teacher.id).keep_layers([0, 3]).double().eval()
+    dataset = PREFERENCE.dataset(resources.sweep, resources.data, causal=False, teacher_seed=0)
+    cache = resources.teacher_cache(teacher.id)
+    weights = LossWeights(temperature=3.0, alpha_dist=0.6, alpha_task=0.4)
+    objective = ClassObjective(model, weights)
+    gradients = []
+    for groups in (1, 5):
+        (step, *_) = dataset.examples.steps(0, batch_size=64, seed=0, groups=groups)
+        parts = [[TextGroup(b, cache.logits_of(b.slots).double()) for b in part] for part in step.parts]
+        assert len(parts[0]) == 1 if groups == 1 else len(parts[0]) > 1
+        model.zero_grad()
+        for part in parts:
+            objective(part, step.n_targets)[0].backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    # The loss itself is taken in single precision.
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], rtol=1e-4, atol=1e-7), name
+
+
+def test_the_cache_holds_the_teachers_logits_and_nothing_else_unless_asked(resources, teacher, tmp_path):
+    cache = resources.teacher_cache(teacher.id)
+    assert cache.hidden is None
+    dataset = TextDataset(resources.data, cache)
+    model = resources.teacher(teacher.id)
+    batch = dataset.examples.batch(np.arange(5, 25))
+    with torch.no_grad():
+        hidden = model.hidden(batch.input_ids, batch.attention_mask)
+        assert torch.allclose(cache.logits_of(batch.slots), model.logits(hidden), atol=1e-5)
+    asking = text_resources(resources.run.root.parent, "distillation.alpha_hidden=0.5", run="asking")
+    assert cache_identity(asking.sweep, teacher.id) != cache_identity(resources.sweep, teacher.id)
+    PREFERENCE.build_cache(asking.sweep, model, dataset, tmp_path, context=Trial(  # the context of one process
+        whole_model(resources, teacher, "teacher"), resources).context)  # fmt: skip
+    kept = ClassCache.open(tmp_path, verify=True)
+    assert torch.allclose(kept.hidden_of(batch.slots).float(), hidden, atol=2e-3)
+    plan = [PREFERENCE.workload(one.sweep, resources.data).cache_bytes for one in (resources, asking)]
+    assert plan[0] == kept.logits.nbytes
+    assert plan[1] == kept.logits.nbytes + kept.hidden.nbytes
+
+
+def test_a_cache_of_other_texts_is_refused(resources, teacher):
+    short = ClassCache(np.zeros((3, 2), np.float32))
+    with pytest.raises(CorruptArtifactError, match="holds 3 texts"):
+        TextDataset(resources.data, short)
+
+
+def test_less_log_loss_is_better_everywhere(resources, teacher):
+    asked = text_resources(
+        resources.run.root.parent, "search.objectives={log_loss: min}", "analysis.metric=user_log_loss", run="loss"
+    )
+    prepared = prepared_text(asked)
+    _, record, rows = run(spec_of(asked, prepared, "tail", phase="search", temperature=2.0), asked)
+    assert record.validation["log_loss"] == min(row["log_loss"] for row in rows)
+    # A threshold is a gain: the negative of the loss.
+    reached = -rows[0]["log_loss"]
+    for threshold, status in ((reached - 0.1, "success"), (reached, "stopped"), (reached + 0.1, "stopped")):
+        spec = spec_of(asked, prepared, "tail", phase="search", stop_below={1: threshold}, temperature=2.0)
+        assert run(spec, asked)[1].status == status
+
+
+def test_the_second_of_two_equal_computations_takes_the_first_ones_record(resources, teacher, monkeypatch):
+    specs = [spec_of(resources, teacher, arm, seed=5, temperature=3.0) for arm in ("tail", "leave_one_out")]
+    specs[1] = type(specs[1])(**{**vars(specs[1]), "layer_map": specs[0].layer_map})
+    _, first, rows = run(specs[0], resources)
+    with monkeypatch.context() as patched:
+        patched.setattr(Trial, "_build", None)  # nothing is trained
+        trial, second, again = run(specs[1], resources)
+    assert again == rows
+    assert (second.arm, second.same_as, second.id) == ("leave_one_out", first.id, trial.id)
+    assert (second.test, second.validation, second.curves) == (first.test, first.validation, first.curves)
+    assert second.evidence == teacher.evidence_id
+    assert second.cost["evidence_seconds"] > 0 == first.cost["evidence_seconds"]
+    scores = [read_scores(resources.run.scores_file(one), sha256=one.ranks_sha256) for one in (first, second)]
+    assert all(
+        np.array_equal(scores[0][name], scores[1][name], equal_nan=name == "log_probability") for name in scores[0]
+    )
+    # Another seed, layer or temperature is another computation.
+    for change in (
+        {"seed": 6},
+        {"layer_map": (1, 2)},
+        {"configuration": {**specs[0].configuration, "temperature": 4.0}},
+    ):
+        other = type(specs[1])(**{**vars(specs[1]), **change})
+        names = [spec.computation(resources.sweep, resources.data.hash) for spec in (specs[0], specs[1], other)]
+        assert names[0] == names[1] != names[2]
+
+
+def test_a_twin_that_was_damaged_is_computed_anew(resources, teacher):
+    specs = [spec_of(resources, teacher, arm, seed=8, temperature=3.0) for arm in ("tail", "leave_one_out")]
+    specs[1] = type(specs[1])(**{**vars(specs[1]), "layer_map": specs[0].layer_map})
+    _, first, _ = run(specs[0], resources)
+    resources.run.record_file(first.id).write_text("{")
+    _, second, _ = run(specs[1], resources)
+    assert second.same_as is None
+    assert second.test == first.test
+
+
+def test_the_signature_tells_lists_from_the_full_catalogue(resources):
+    protocol = signature(resources.sweep, resources.data)["protocol"]
+    assert protocol["candidates"] == "period+2 drawn uniformly, seed 0"
+    assert protocol["split"] == "user_time-0.6-0.8"
+    other = text_resources(resources.run.root.parent, "prompt.max_tokens=20", run="other")
+    assert signature(other.sweep, other.data)["protocol"]["prompt"] != protocol["prompt"]
+
+
+def test_a_plan_reads_no_weights(resources, monkeypatch):
+    monkeypatch.setattr(PREFERENCE.__class__, "untrained", None)
+    plan = Plan.of(resources.sweep, resources.data)
+    assert plan.n_teacher_layers == 4
+    assert "students of 1 of 4 and 2 of 4 layers" in plan.text()
+
+
+def test_a_teacher_without_a_tokenizer_is_told_to_name_one(tmp_path):
+    asked = text_resources(tmp_path, "classifier.tokenizer=null")
+    with pytest.raises(ConfigError, match="no tokenizer of its own"):
+        _ = asked.data
+
+
+def test_training_lowers_the_loss(resources, teacher):
+    _, _, rows = run(spec_of(resources, teacher, "tail", seed=3, alpha_dist=0.5, temperature=2.0), resources)
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert {METRIC, "task_loss", "distillation_loss", "seconds"} <= set(rows[0])
