@@ -1,6 +1,7 @@
 """How often each selector finds the truth, on teachers in which it is known which blocks matter.
 
-    python -m benchmarks.planted [--quick] [--families gpt2 bert t5 llama] [--teachers 4] [--json FILE]
+    python -m benchmarks.planted [--quick] [--families gpt2 bert ...] [--teachers 4] [--json FILE]
+    python -m benchmarks.planted --table FILE [FILE ...]    # the tables again, from what --json wrote
 
 Three plants, each in small trained teachers of each family; a base teacher learns to answer with a permutation of the
 first item, and the last item says which of three permutations:
@@ -12,8 +13,8 @@ first item, and the last item says which of three permutations:
 - ``hop``: 6 blocks trained with the attention output held at zero in all but one, which alone can carry the first item
   to the last position. Found: the student of 2 layers has that block.
 
-Prints a table of found / tried with 95% Wilson intervals. Plants of one base teacher are not independent of each
-other: the intervals are a little too narrow.
+For each family and for all together, prints a table of found / tried with 95% Wilson intervals. Plants of one base teacher
+are not independent of each other: the intervals are a little too narrow.
 """
 
 from __future__ import annotations
@@ -36,19 +37,26 @@ from raydistill.training.calibration import CalibrationBatch
 from raydistill.training.evidence import measure_evidence
 
 N_ITEMS, LENGTH, HIDDEN = 18, 6, 32
-# Ends of the names of the modules whose zeroed weights make attention, or the feed-forward part, add nothing.
+# Ends of the names of the modules whose zeroed weights make attention, or the feed-forward part, add nothing. Gemma 2
+# and 3 normalize what a part gives before they add it: zero stays zero, but half stays whole.
 ATTENTION_OUTPUT = {
     "gpt2": "attn.c_proj",
     "bert": "attention.output.dense",
+    "roberta": "attention.output.dense",
+    "distilbert": "attention.out_lin",
     "t5": "SelfAttention.o",
-    "llama": "self_attn.o_proj",
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"), "self_attn.o_proj"),
 }
 FEED_FORWARD_OUTPUT = {
     "gpt2": "mlp.c_proj",
     "bert": "output.dense",
+    "roberta": "output.dense",
+    "distilbert": "ffn.lin2",
     "t5": "DenseReluDense.wo",
-    "llama": "mlp.down_proj",
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"), "mlp.down_proj"),
 }
+POST_NORM = ("bert", "roberta", "distilbert")
+PLANTS = ("no_op", "duplicate", "hop")
 ARMS = {
     "fisher": ("fisher", {}),
     "fisher, empirical": ("fisher", {"labels": "empirical"}),
@@ -70,11 +78,21 @@ ARMS = {
 
 
 def make(family: str, layers: int, seed: int) -> Recommender:
-    """Return an untrained teacher; BERT's inner normalizations are not trained, so that a no-op block is possible."""
+    """Return an untrained teacher; the norms of a post-norm family stay untrained, so that a no-op block is possible."""
+    # Blocks are moved about, so they must all be of one type.
+    types = {"layer_types": ["full_attention"] * layers} if family in ("gemma2", "gemma3") else {}
     model = build_recommender(
-        family, n_items=N_ITEMS, layers=layers, hidden=HIDDEN, heads=2, dropout=0.0, max_length=LENGTH, seed=seed
+        family,
+        n_items=N_ITEMS,
+        layers=layers,
+        hidden=HIDDEN,
+        heads=2,
+        dropout=0.0,
+        max_length=LENGTH,
+        seed=seed,
+        **types,
     )
-    if family == "bert":
+    if family in POST_NORM:
         for module in model.modules():
             if isinstance(module, nn.LayerNorm):
                 module.requires_grad_(False)
@@ -203,41 +221,64 @@ def trials(family: str, n_teachers: int, n_layouts: int, steps: int) -> Iterator
             yield "hop", arm, carrier in chosen
 
 
+def table(counts: dict[str, list[bool]]) -> str:
+    """Return the table of one family, or of several added up, from what was found by ``plant/arm``."""
+    lines = ["| selector | no_op | duplicate | hop |", "|---|---|---|---|"]
+    for arm in ARMS:
+        cells = []
+        for plant in PLANTS:
+            found = counts[f"{plant}/{arm}"]
+            low, high = proportion_confint(sum(found), len(found), method="wilson")
+            cells.append(f"{sum(found)}/{len(found)} [{low:.2f}, {high:.2f}]")
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def by_family(counts: dict[str, dict[str, list[bool]]]) -> str:
+    """Return a table with one column a family, found of tried for ``no_op, duplicate, hop``."""
+    tried = ", ".join(str(len(next(iter(counts.values()))[f"{plant}/random"])) for plant in PLANTS)
+    lines = [f"| found of {tried} | {' | '.join(counts)} |", "|---" * (len(counts) + 1) + "|"]
+    for arm in ARMS:
+        cells = [" ".join(str(sum(one[f"{plant}/{arm}"])) for plant in PLANTS) for one in counts.values()]
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def report(counts: dict[str, dict[str, list[bool]]]) -> None:
+    """Print every family's table, all families in one, and the sum of all."""
+    together: dict[str, list] = defaultdict(list)
+    for family, one in counts.items():
+        for key, values in one.items():
+            together[key] += values
+        accuracy = " and ".join(f"{np.mean(one[f'accuracy/{kind}']):.3f}" for kind in ("base", "hop"))
+        print(f"\n{family}: accuracy of base and hop teachers {accuracy}\n\n{table(one)}")
+    print(f"\nby family\n\n{by_family(counts)}\n\nall\n\n{table(together)}")
+
+
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--families", nargs="+", default=list(ATTENTION_OUTPUT), choices=list(ATTENTION_OUTPUT))
     parser.add_argument("--teachers", type=int, default=4, help="base teachers of each family")
     parser.add_argument("--layouts", type=int, default=3, help="no-op plants in each base teacher")
     parser.add_argument("--steps", type=int, default=600, help="training steps of a teacher")
     parser.add_argument("--quick", action="store_true", help="one teacher of each family")
-    parser.add_argument("--json", type=Path, help="also write counts by family, plant and arm")
+    parser.add_argument("--json", type=Path, help="also write what was found, by family, plant and arm")
+    parser.add_argument("--table", type=Path, nargs="+", help="measure nothing: print the tables of such files")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    counts: dict[str, dict] = {}
-    for family in options.families:
-        of_family: dict[tuple[str, str], list] = defaultdict(list)
+    counts: dict[str, dict[str, list]] = {}
+    for path in options.table or ():
+        counts |= json.loads(path.read_text())
+    for family in () if options.table else options.families:
+        counts[family] = defaultdict(list)
         for plant, arm, value in trials(
             family, 1 if options.quick else options.teachers, options.layouts, options.steps
         ):
-            of_family[plant, arm].append(value)
-        counts[family] = of_family
-        accuracy = {arm: np.mean(of_family["accuracy", arm]) for arm in ("base", "hop")}
-        print(
-            f"{family}: accuracy of base teachers {accuracy['base']:.2f}, of hop teachers {accuracy['hop']:.2f}",
-            flush=True,
-        )
-    if options.json:
-        flat = {family: {f"{p}/{a}": values for (p, a), values in one.items()} for family, one in counts.items()}
-        options.json.write_text(json.dumps(flat, indent=1))
-    print("\n| selector | no_op | duplicate | hop |\n|---|---|---|---|")
-    for arm in ARMS:
-        cells = []
-        for plant in ("no_op", "duplicate", "hop"):
-            found = [value for one in counts.values() for value in one[plant, arm]]
-            low, high = proportion_confint(sum(found), len(found), method="wilson")
-            cells.append(f"{sum(found)}/{len(found)} [{low:.2f}, {high:.2f}]")
-        print(f"| {arm} | {' | '.join(cells)} |")
+            counts[family][f"{plant}/{arm}"].append(value)
+        if options.json:
+            options.json.write_text(json.dumps(counts, indent=1))
+    report(counts)
 
 
 if __name__ == "__main__":
