@@ -1,4 +1,4 @@
-"""Test results taken apart: ROC curves, groups of users and items, variance, cost against depth."""
+"""Test results taken apart: ROC curves, variance, cost against depth."""
 
 from __future__ import annotations
 
@@ -8,16 +8,10 @@ import numpy as np
 import pandas as pd
 
 from analysis import describe
-from analysis.comparison import SEEDLESS, pair
-from analysis.run import Run
+from analysis.run import PerUser, Run
 from analysis.stats import (
-    Grouping,
-    Ledger,
-    attribute_groups,
     fit_linear,
-    group_means,
-    history_groups,
-    popularity_groups,
+    mixed_split,
     roc_from_ranks,
     variance_components,
 )
@@ -26,6 +20,7 @@ SCALED = {
     "training time (s)": "training_seconds",
     "peak memory (bytes)": "peak_memory_bytes",
     "parameters, no item table": "backbone_parameters",
+    "parameters, all": "parameters",
     "operations (FLOPs)": "flops",
     "latency, one request (ms)": "latency_ms",
     "latency, batch of 32 (ms)": "batch_latency_ms",
@@ -68,99 +63,81 @@ def roc(run: Run, arms: Iterable[str]) -> pd.DataFrame:
     return pd.concat(frames) if frames else pd.DataFrame(columns=["arm", "keep_ratio", "false_positive", "mean", "auc"])
 
 
-def groupings(run: Run) -> list[Grouping]:
-    """Return users grouped by history length, target popularity and, where items have them, target attributes."""
-    users = run.about_users()
-    if users is None:
-        return []
-    groups = [history_groups(users["history_length"])]
-    items = run.items()
-    if items is None:
-        return groups
-    groups.append(popularity_groups(users["target_popularity"], items["popularity"].to_numpy()))
-    known = items.set_index("item")["attributes"]
-    wanted = known.reindex(users["target"])
-    attributes = [() if values is None or isinstance(values, float) else tuple(values) for values in wanted]
-    found = attribute_groups(attributes, most=6, least_users=10)
-    some = ~found.members.all(axis=1)  # what every target has groups nobody
-    names = tuple(name for name, kept in zip(found.names, some, strict=True) if kept)
-    return [*groups, Grouping(found.by, names, found.members[some])] if len(names) > 1 else groups
-
-
-def errors(run: Run, arms: Iterable[str], *, against: str, ledger: Ledger) -> pd.DataFrame:
-    """Return the difference of each arm to another by group of users; exploratory.
-
-    Columns ``family``, ``group``, ``users``, ``keep_ratio``, ``arm``, ``mean``, ``difference``, ``low``, ``high``,
-    ``p_value``, ``p_adjusted``.
-    """
-    rows = []
-    families = groupings(run)
-    for ratio in run.strata():
-        base = run.per_user(against, ratio)
-        for arm in arms if base is not None else ():
-            own = run.per_user(arm, ratio) if arm != against else None
-            both = None if own is None else pair(own, base, reference_seedless=against in SEEDLESS,
-                                                 arm_seedless=arm in SEEDLESS)  # fmt: skip
-            if both is None:
-                continue
-            for family in families:
-                found = group_means(both.values, family, reference=both.reference, level=run.settings["level"])
-                for group in found:
-                    if group.difference is None:
-                        continue
-                    d = group.difference
-                    rows.append({"family": family.by, "group": group.group, "users": group.n_users, "keep_ratio": ratio,
-                                 "arm": arm, "mean": group.mean.estimate, "difference": d.estimate, "low": d.low,
-                                 "high": d.high, "p_value": d.p_value})  # fmt: skip
-    names = ["family", "group", "users", "keep_ratio", "arm", "mean", "difference", "low", "high", "p_value"]
-    frame = pd.DataFrame(rows, columns=[*names, "p_adjusted"])
-    if len(frame):
-        keys = [f"{r.arm}, {r.family} {r.group}, keep {r.keep_ratio:g}" for r in frame.itertuples()]
-        adjusted = ledger.enter(
-            f"groups of users against {against}", dict(zip(keys, frame["p_value"], strict=True)), planned=False
-        )
-        frame["p_adjusted"] = [adjusted[key] for key in keys]
-    return frame
-
-
 def variance(run: Run) -> pd.DataFrame:
     """Return the shares of variance over selector, seed, user and their interactions, a stratum.
 
-    Only selectors with every seed take part. Columns ``keep_ratio``, ``source``, ``share``, ``arms``, ``estimator``.
+    Only selectors with every seed take part. Columns ``keep_ratio``, ``source``, ``share``, ``arms``, ``estimator``,
+    ``trials`` (the ids).
     """
     rows = []
     for ratio in run.strata():
-        values = {}
-        for arm in run.arms():
-            own = run.per_user(arm, ratio)
-            if own is not None and own.trials["kind"].iloc[0] == "selector":
-                values[arm] = own.by_seed()
-        keys = max((tuple(k) for _, k in values.values()), key=len, default=())
-        stack = [rows_of for rows_of, own_keys in values.values() if tuple(own_keys) == keys]
-        if len(stack) < 2 or stack[0].shape[1] < 2:
+        found = _selectors(run, ratio)
+        keys = max((tuple(own.by_seed()[1]) for own in found.values()), key=len, default=())
+        found = {arm: own for arm, own in found.items() if tuple(own.by_seed()[1]) == keys}
+        if len(found) < 2 or next(iter(found.values())).values.shape[1] < 2:
             continue
-        split = variance_components(np.stack(stack))
-        rows += [
-            {"keep_ratio": ratio, "source": s, "share": v, "arms": len(stack), "estimator": split.estimator}
-            for s, v in split.shares.items()
-        ]
-    return pd.DataFrame(rows, columns=["keep_ratio", "source", "share", "arms", "estimator"])
+        split = variance_components(np.stack([own.by_seed()[0] for own in found.values()]))
+        known = {"arms": len(found), "estimator": split.estimator,
+                 "trials": [identity for own in found.values() for identity in own.trials["id"]]}  # fmt: skip
+        rows += [{"keep_ratio": ratio, "source": s, "share": v, **known} for s, v in split.shares.items()]
+    return pd.DataFrame(rows, columns=["keep_ratio", "source", "share", "arms", "estimator", "trials"])
+
+
+def student_variance(run: Run) -> pd.DataFrame:
+    """Return the shares of variance between the test means of the selectors' students, all strata, by a mixed model.
+
+    Missing runs and several draws of random layers are allowed. The keep-ratio is fixed; selector, seed, teacher, draw
+    and selector by keep-ratio are random. Columns ``source``, ``share``, ``estimator``, ``trials`` (the ids).
+    """
+    frames = []
+    for ratio in run.strata():
+        for arm, own in _selectors(run, ratio).items():
+            known = own.trials[["id", "teacher_seed", "seed", "draw"]].fillna({"teacher_seed": 0})
+            frames.append(known.assign(arm=arm, keep_ratio=ratio, value=own.values.mean(axis=1)))
+    table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["arm", "seed"])
+    empty = pd.DataFrame(columns=["source", "share", "estimator", "trials"])
+    if table["arm"].nunique() < 2 or table["seed"].nunique() < 2:
+        return empty
+    random: dict[str, list] = {"arm": table["arm"].tolist()}
+    teacher, ratio = table["teacher_seed"].astype(str), table["keep_ratio"].astype(str)
+    if teacher.nunique() > 1:
+        random["teacher"] = teacher.tolist()
+    random["seed"] = (teacher + "/" + table["seed"].astype(str)).tolist()
+    if ratio.nunique() > 1:
+        random["arm x keep_ratio"] = (table["arm"] + "/" + ratio).tolist()
+    if table["draw"].nunique() > 1:
+        drawn = ratio + "/" + table["draw"].astype(str)
+        random["draw"] = [text if known else None for text, known in zip(drawn, table["draw"].notna(), strict=True)]
+    fixed = ("keep_ratio", ratio.tolist()) if ratio.nunique() > 1 else None
+    if len(table) <= ratio.nunique() + 1:
+        return empty
+    split = mixed_split(random, table["value"], fixed=fixed)
+    known = {"estimator": split.estimator, "trials": table["id"].tolist()}
+    return pd.DataFrame([{"source": s, "share": v, **known} for s, v in split.shares.items()])
+
+
+def _selectors(run: Run, ratio: float) -> dict[str, PerUser]:
+    found = {arm: run.per_user(arm, ratio) for arm in run.arms()}
+    return {arm: own for arm, own in found.items() if own is not None and own.trials["kind"].iloc[0] == "selector"}
 
 
 def scaling(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return measured costs against depth, and the fitted line of each.
 
-    The first frame has ``cost``, ``depth``, ``value``; the second ``cost``, ``label``, ``depth``, ``value``, where
-    two depths at least were measured.
+    The first frame has ``cost``, ``depth``, ``value``, ``id``; the second ``cost``, ``label``, ``depth``, ``value``
+    and the fit (``intercept``, ``slope`` a layer with its interval, ``r_squared``), where two depths at least were
+    measured.
     """
-    confirmed = run.confirmed()
+    confirmed = run.standing()
     depth = confirmed["n_student_layers"].where(confirmed["arm"] != "teacher", confirmed["n_teacher_layers"])
     points, fits = [], []
     for label, name in SCALED.items():
         column = describe.COSTS[name]
         if column not in confirmed:
             continue
-        known = pd.DataFrame({"cost": label, "depth": depth, "value": confirmed[column]}).dropna()
+        known = pd.DataFrame(
+            {"cost": label, "depth": depth, "value": confirmed[column], "id": confirmed["id"]}
+        ).dropna()
         known = known[confirmed.loc[known.index, "arm"] != "popularity"]
         if known["depth"].nunique() < 2:
             continue
@@ -168,8 +145,10 @@ def scaling(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
         points.append(known)
         line = np.array([0.0, known["depth"].max()])
         text = _fit_text(fit.constant / fit.predict(line)[1], fit.r_squared)
-        fits.append(pd.DataFrame({"cost": label, "label": text, "depth": line, "value": fit.predict(line)}))
-    empty = pd.DataFrame(columns=["cost", "depth", "value"])
+        numbers = {"intercept": fit.constant, "slope": fit.rate, "slope_low": fit.rate_low, "slope_high": fit.rate_high,
+                   "r_squared": fit.r_squared}  # fmt: skip
+        fits.append(pd.DataFrame({"cost": label, "label": text, "depth": line, "value": fit.predict(line), **numbers}))
+    empty = pd.DataFrame(columns=["cost", "depth", "value", "id"])
     return (pd.concat(points), pd.concat(fits)) if points else (empty, empty.assign(label=""))
 
 

@@ -11,7 +11,7 @@ CAPTIONS: dict[str, tuple[str, str, str]] = {
         BETTER,
         "Difference of every student to {reference}",
         "Right of the line is better than {reference}. The grey band is the margin of {margin}; the word at the "
-        "right is the verdict after correction for the number of arms.",
+        "right is the verdict after correction for the number of arms and keep-ratios.",
     ),
     "random_draws": (
         BETTER,
@@ -23,7 +23,7 @@ CAPTIONS: dict[str, tuple[str, str, str]] = {
         CLOSE,
         "Difference of every student to the teacher",
         "Right of the line is better than the teacher. The grey band is the margin of {margin}; the word at the "
-        "right is the verdict after correction for the number of arms.",
+        "right is the verdict after correction for the number of arms and keep-ratios.",
     ),
     "compression": (
         CLOSE,
@@ -35,7 +35,8 @@ CAPTIONS: dict[str, tuple[str, str, str]] = {
         LAYERS,
         "Importance of every teacher layer by each selector",
         "Scores are scaled so that a selector's largest mean is 1. Deep/shallow is the mean importance of the deepest "
-        "quarter of layers over the shallowest quarter; stability is the rank agreement between calibration samples.",
+        "quarter of layers over the shallowest quarter; stability is the rank agreement between calibration samples; "
+        "how far several teachers agree is the rank agreement between their mean scores.",
     ),
     "layer_selection": (
         LAYERS,
@@ -45,19 +46,20 @@ CAPTIONS: dict[str, tuple[str, str, str]] = {
     "sensitivity": (
         SEARCH,
         "Validation quality over what was searched",
-        "Points are search trials, coloured by arm; the black line is their mean. A sampler chose the trials, so this "
-        "describes the search and does not prove an effect.",
+        "Points are search trials, coloured by arm; the black line is the mean of all, thin lines are single arms "
+        "with enough trials. A sampler chose the trials, so this describes the search and does not prove an effect.",
     ),
     "surface": (
         SEARCH,
         "Temperature and alpha together",
         "A random forest fitted to all search trials (white rings); the star is its best point. It explains {fit} of "
-        "the variation between trials that it was not fitted to.",
+        "the variation between trials that it was not fitted to; {strength} of the surface is interaction, which no "
+        "sum of two curves gives.",
     ),
     "hyper_parameter_importance": (
         SEARCH,
         "Which hyper-parameter mattered",
-        "Bars: all arms together and each arm alone, averaged; dots: each arm. The two methods ask different "
+        "Bars: all arms together; dots: each arm alone, where it has enough trials. The two methods ask different "
         "questions: what moves quality anywhere, and what sets the best trials apart.",
     ),
     "search_budget": (
@@ -87,6 +89,18 @@ CAPTIONS: dict[str, tuple[str, str, str]] = {
         "What makes test results differ",
         "Shares of the variance between single users' test results of the selectors. What the selector adds is all "
         "that choosing layers can change.",
+    ),
+    "variance_students": (
+        USERS,
+        "What makes students differ",
+        "Shares of the variance between the test means of all confirmed students of selectors, keep-ratios together: "
+        "the keep-ratio as a fixed effect, the others as random ones. Missing runs do not disturb it.",
+    ),
+    "variance_scores": (
+        USERS,
+        "What makes layer scores differ",
+        "Shares of the variance of each selector's scores. Sample × layer is what another calibration sample would "
+        "change; a selector that is mostly layer measures the layers.",
     ),
     "variance_search": (
         USERS,

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.run import PerUser, Run
-from analysis.stats import ArmComparison, Ledger, compare_arms
+from analysis.stats import ArmComparison, Ledger, compare_arms, correct_together
 from analysis.verdicts import judge
 
 SEEDLESS = ("teacher", "popularity")
@@ -93,8 +93,9 @@ def compare(
     """Return every arm against one arm, in every stratum: the columns of :data:`COLUMNS`.
 
     ``difference`` and its interval are in the metric's unit, ``relative`` is the same as a share of the other arm's
-    mean. ``p_value`` belongs to the interval (seeds and users are both random), ``p_adjusted`` is corrected over the
-    arms of the stratum. ``word`` and ``sentence`` are the verdict, ``trials`` the ids of the records behind a row.
+    mean. ``p_value`` belongs to the interval (seeds and users are both random), ``p_adjusted`` is corrected over all
+    arms of all strata, which are one family. ``word`` and ``sentence`` are the verdict, ``trials`` the ids of the
+    records behind a row.
     Sorted by stratum, best mean first.
 
     Args:
@@ -105,8 +106,8 @@ def compare(
         ledger: Where the tests are counted.
         planned: Whether the comparison was planned in the sweep file (Holm) or not (Benjamini-Hochberg).
     """
-    ledger = ledger or Ledger()
-    rows: list[dict] = []
+    found: list[ArmComparison] = []
+    about: list[dict] = []
     for ratio in run.strata():
         name = against or run.settings["reference"]
         name = best_simple(run, ratio) if name == "best simple" else name
@@ -115,29 +116,26 @@ def compare(
             continue
         arms = {arm: run.per_user(arm, ratio, metric) for arm in run.arms() if arm != name}
         arms = {arm: values for arm, values in arms.items() if values is not None}
-        family = f"{against or name}, {100 * ratio:g} % of layers kept"
-        for comparison in _stratum(run, name, reference, arms, family, ledger, planned, metric):
-            ids = {"trials": list(arms[comparison.arm].trials["id"]), "reference_trials": list(reference.trials["id"])}
-            rows.append(
-                {"keep_ratio": ratio, "kind": arms[comparison.arm].trials["kind"].iloc[0], **_row(comparison), **ids}
-            )
+        for one in _stratum(run, name, reference, arms, metric):
+            trials = arms[one.arm].trials
+            found.append(one)
+            about.append({"keep_ratio": ratio, "kind": trials["kind"].iloc[0], "trials": list(trials["id"]),
+                          "reference_trials": list(reference.trials["id"])})  # fmt: skip
+    if found:
+        labels = [f"{c.arm}, {100 * a['keep_ratio']:g} % of layers kept" for c, a in zip(found, about, strict=True)]
+        family = f"against {against or run.settings['reference']}"
+        found = correct_together(found, family=family, labels=labels, ledger=ledger, planned=planned)
+    rows = [{**_row(one), **known} for one, known in zip(found, about, strict=True)]
     frame = pd.DataFrame(rows, columns=COLUMNS)
     return frame.sort_values(["keep_ratio", "mean"], ascending=[True, False], kind="stable").reset_index(drop=True)
 
 
 def _stratum(
-    run: Run,
-    name: str,
-    reference: PerUser,
-    arms: dict[str, PerUser],
-    family: str,
-    ledger: Ledger,
-    planned: bool,
-    metric: str | None,
+    run: Run, name: str, reference: PerUser, arms: dict[str, PerUser], metric: str | None
 ) -> list[ArmComparison]:
-    """Return the comparisons of one stratum; arms over the same seeds share resamples and correction.
+    """Return the comparisons of one stratum, not corrected yet; arms over the same seeds share resamples.
 
-    An arm that lost a seed is compared over the seeds that are left, in a family of its own.
+    An arm that lost a seed is compared over the seeds that are left.
     """
     pairs: dict[str, Paired] = {}
     groups: dict[bytes, list[str]] = {}
@@ -148,7 +146,7 @@ def _stratum(
             groups.setdefault(f"{both.values.shape}".encode() + both.reference.tobytes(), []).append(arm)
     found: list[ArmComparison] = []
     settings = run.settings
-    for members in sorted(groups.values(), key=len, reverse=True):
+    for members in groups.values():
         stack = np.stack([pairs[members[0]].reference, *(pairs[arm].values for arm in members)])
         found += compare_arms(
             stack,
@@ -157,9 +155,6 @@ def _stratum(
             metric=metric or settings["metric"],
             margin=settings["margin"],
             level=settings["level"],
-            ledger=ledger,
-            family=f"against {family}" + (f" ({', '.join(members)}: fewer seeds)" if found else ""),
-            planned=planned,
         )
     return found
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from analysis.run import Run
-from analysis.stats.groups import top_k_overlap
 
 COSTS = {
     "parameters": "cost.parameters",
@@ -59,7 +56,7 @@ def cost_table(run: Run) -> pd.DataFrame:
 
     ``search_seconds`` is the time of all search trials of the arm, ``n_layers`` the depth.
     """
-    confirmed = run.confirmed()
+    confirmed = run.standing()
     if confirmed.empty:
         return pd.DataFrame(columns=["arm", "keep_ratio", "n_layers", "search_seconds", *COSTS])
     known = {name: column for name, column in COSTS.items() if column in confirmed}
@@ -89,7 +86,7 @@ def kept_layers(run: Run) -> pd.DataFrame:
 
     Columns ``arm``, ``keep_ratio``, ``layer``, ``share``; layers that no student kept have a share of 0.
     """
-    frame = run.confirmed()
+    frame = run.standing()
     frame = frame[frame["layer_map"].notna() & frame["keep_ratio"].notna()]
     rows = []
     for arm in run.arms():
@@ -109,7 +106,7 @@ def learning(run: Run, level: float) -> pd.DataFrame:
     metric = run.settings["metric"]
     if metric not in run.curves:
         return pd.DataFrame(columns=["arm", "keep_ratio", "epoch", "mean", "low", "high"])
-    keys = run.confirmed()[["id", "arm", "keep_ratio"]].dropna(subset=["keep_ratio"])
+    keys = run.standing()[["id", "arm", "keep_ratio"]].dropna(subset=["keep_ratio"])
     joined = run.curves.merge(keys, on="id")
     groups = joined.groupby(["arm", "keep_ratio", "epoch"])[metric]
     table = groups.agg(["mean", "sem", "count"]).reset_index()
@@ -117,57 +114,3 @@ def learning(run: Run, level: float) -> pd.DataFrame:
     table["low"], table["high"] = table["mean"] - half, table["mean"] + half
     order = {arm: index for index, arm in enumerate(run.arms())}
     return table.sort_values(["arm", "epoch"], key=lambda c: c.map(order) if c.name == "arm" else c)
-
-
-def layer_scores(run: Run, level: float) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Return the scores that each selector ranks by, over calibration samples, and a comment for each.
-
-    Columns ``selector``, ``layer``, ``mean``, ``low``, ``high``, scaled so that the largest mean of a selector is 1.
-    """
-    found = run.evidence()
-    empty = pd.DataFrame(columns=["selector", "layer", "mean", "low", "high"])
-    if found is None:
-        return empty, {}
-    about, scores = found
-    names = [name for name in about.get("selectors", {}) if name in set(scores["selector"])]
-    if not names:
-        return empty, {}
-    table = scores.groupby(["selector", "layer"])["score"].agg(["mean", "sem", "count"]).reset_index()
-    half = stats.t.isf(level / 2, (table["count"] - 1).clip(lower=1)) * table["sem"].fillna(0.0)
-    scale = table.groupby("selector")["mean"].transform(lambda m: m.abs().max() or 1.0)
-    table["low"], table["high"] = (table["mean"] - half) / scale, (table["mean"] + half) / scale
-    table["mean"] = table["mean"] / scale
-    comments = {}
-    for name in names:
-        known = about["selectors"][name]
-        ratio = known.get("depth_concentration") or {}
-        parts = [f"deep/shallow {ratio['mean']:.2f}"] if ratio.get("mean") is not None else []
-        parts += [f"stability {known['stability']:.2f}"] if known.get("stability") is not None else []
-        comments[name] = ", ".join(parts)
-    order = {name: index for index, name in enumerate([*run.arms(), *(n for n in names if n not in run.arms())])}
-    table = table[table["selector"].isin(names)]
-    return table.sort_values(["selector", "layer"], key=lambda c: c.map(order) if c.name == "selector" else c), comments
-
-
-def top_overlap(run: Run, arms: Iterable[str]) -> pd.DataFrame:
-    """Return how many of the teacher's ten best items an arm also has among its ten, as a share.
-
-    Columns ``arm``, ``keep_ratio``, ``overlap``, ``id`` (the trial that was compared, the first of its arm).
-    """
-    columns = ["arm", "keep_ratio", "overlap", "id"]
-    teacher = run.chosen("teacher", None)
-    teacher = teacher[teacher["ranks_sha256"].notna()]
-    if teacher.empty:
-        return pd.DataFrame(columns=columns)
-    best = run.top(teacher["id"].iloc[0])
-    rows = []
-    for arm in arms:
-        for ratio in run.strata():
-            trials = run.chosen(arm, ratio)
-            trials = trials[trials["ranks_sha256"].notna()]
-            if len(trials):
-                identity = trials["id"].iloc[0]
-                own = run.top(identity)
-                shared = top_k_overlap(own, best).mean()
-                rows.append({"arm": arm, "keep_ratio": ratio, "overlap": float(shared), "id": identity})
-    return pd.DataFrame(rows, columns=columns)

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import breakdown, describe, response
+from analysis import breakdown, describe, errors, importance, response
 from analysis.captions import CAPTIONS
 from analysis.figures import compression, curves, effects, layers, sensitivity
 from analysis.figures.names import arm_name, keep_name, metric_name
 from analysis.results import Results
+from analysis.sources import sources
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,18 @@ def frames(results: Results) -> dict[str, pd.DataFrame]:
     """Return every table behind the report by its file name, empty ones left out."""
     run, level = results.run, results.run.settings["level"]
     answer = response.sensitivity(run)
-    scores, _ = describe.layer_scores(run, level)
     scaling_points, scaling_lines = breakdown.scaling(run)
     found = {
         "main": results.main,
         "against_reference": results.reference,
         "against_teacher": results.teacher,
+        "against_uniform": results.uniform,
         "against_best_simple": results.simple,
         "random_draws": results.random,
         "trial_counts": describe.counts(run),
         "failed_trials": describe.failures(run),
         "refused_records": run.refused,
-        "layer_scores": scores,
+        "layer_scores": importance.layer_scores(run, level),
         "kept_layers": describe.kept_layers(run),
         "training_curves": describe.learning(run, level),
         "costs": describe.cost_table(run),
@@ -59,16 +60,21 @@ def frames(results: Results) -> dict[str, pd.DataFrame]:
         "cost_fits": scaling_lines,
         "search_trials": answer.trials,
         "sensitivity_curves": answer.curves,
-        "sensitivity_surface": answer.surface.assign(strength=answer.strength, r_squared=answer.r_squared),
+        "sensitivity_surface": answer.surface,
+        "interactions": answer.pairs,
         "hyper_parameter_importance": answer.importance,
         "search_budget": response.budget(run),
         "variance_search": response.search_variance(run),
         "variance_test": breakdown.variance(run),
+        "variance_students": breakdown.student_variance(run),
+        "variance_scores": importance.score_variance(run),
         "roc": breakdown.roc(run, results.shown()),
         "groups_of_users": results.groups,
-        "overlap_with_teacher": describe.top_overlap(run, [a for a in run.arms() if a != "teacher"]),
+        "lists_against_teacher": errors.lists(run, run.arms()),
     }
     found["tests"] = pd.DataFrame(results.ledger.rows())
+    found = {name: frame for name, frame in found.items() if len(frame)}
+    found["sources"] = sources(run, found)
     return {name: frame for name, frame in found.items() if len(frame)}
 
 
@@ -108,6 +114,13 @@ def _margin(results: Results) -> str:
 
 def _resampled(results: Results) -> str:
     return f"{_percent(results)} intervals from a bootstrap that resamples seeds and users"
+
+
+def _samples(results: Results) -> str:
+    found = results.run.evidence()
+    about = found[0].about
+    over = f", of each of {len(found)} teachers" if len(found) > 1 else ""
+    return f"{about['replicates']} calibration samples of {about['samples']} training examples{over}"
 
 
 def _effects(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[Picture]:
@@ -170,11 +183,9 @@ def _compression(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[
 def _layers(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[Picture]:
     run = results.run
     if "layer_scores" in tables:
-        about, _ = run.evidence()
-        _, comments = describe.layer_scores(run, run.settings["level"])
-        samples = f"{about['replicates']} calibration samples of {about['samples']} training examples"
-        under = note(results, samples, f"{_percent(results)} t intervals over the samples")
-        figure = layers.layer_importance(tables["layer_scores"], comments=comments, note=under)
+        scores = tables["layer_scores"]
+        under = note(results, _samples(results), f"{_percent(results)} t intervals over the samples")
+        figure = layers.layer_importance(scores, comments=importance.comments(run, scores), note=under)
         yield picture("layer_importance", figure, "layer_scores")
     if "kept_layers" in tables:
         under = confirmed_note(results, "no interval: what was built")
@@ -194,8 +205,9 @@ def _sensitivity(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[
         grid = tables["sensitivity_surface"]
         under = note(results, searched, "fitted, no interval")
         figure = sensitivity.surface(grid, trials, x="temperature", y="alpha_dist", metric=metric, log=log, note=under)
-        fit = f"{100 * max(grid['r_squared'].iloc[0], 0):.0f} %"
-        yield picture("surface", figure, "sensitivity_surface", fit=fit)
+        first = grid.iloc[0]
+        fit, strength = (f"{100 * max(value, 0):.0f} %" for value in (first["r_squared"], first["strength"]))
+        yield picture("surface", figure, "sensitivity_surface", fit=fit, strength=strength)
     if "hyper_parameter_importance" in tables:
         words = {"fANOVA": "fANOVA: all trials", "PED-ANOVA": "PED-ANOVA: the best tenth"}
         under = note(results, searched, "no interval: exploratory")
@@ -227,15 +239,23 @@ def _costs(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[Pictur
 
 
 def _variance(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[Picture]:
-    for name in ("variance_test", "variance_search"):
+    for name in ("variance_test", "variance_students", "variance_search"):
         if name not in tables:
             continue
         parts, kept = tables[name], ""
         if "keep_ratio" in parts:
             ratio = parts["keep_ratio"].min()
             parts, kept = parts[parts["keep_ratio"] == ratio], keep_name(ratio)
-        under = note(results, kept, parts["estimator"].iloc[0], "no interval")
+        words = [parts["estimator"].iloc[0], "no interval"]
+        if name == "variance_search":
+            under = note(results, "finished search trials, 1 seed each", *words)
+        else:
+            under = confirmed_note(results, " · ".join([*([kept] if kept else []), *words]))
         yield picture(name, effects.variance_split(parts, note=under), name)
+    if "variance_scores" in tables:
+        parts = tables["variance_scores"]
+        under = note(results, _samples(results), parts["estimator"].iloc[0], "no interval")
+        yield picture("variance_scores", effects.variance_bars(parts, note=under), "variance_scores")
 
 
 def _users(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[Picture]:

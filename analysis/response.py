@@ -5,20 +5,24 @@ Everything here is about search trials, which a sampler chose while it learned: 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from analysis.run import Run
-from analysis.stats import expected_best, importances, interaction, marginal_curve, variance_split
+from analysis.stats import Interaction, expected_best, importances, interactions, marginal_curve, variance_split
 
 FEWEST = 8
 """Finished search trials below which nothing is fitted to them."""
 
-CURVES = ["parameter", "x", "mean", "low", "high", "n"]
+ALL = "all arms"
+CURVES = ["arm", "parameter", "x", "mean", "low", "high", "n"]
 IMPORTANCE = ["arm", "method", "parameter", "value"]
+PAIRS = ["arm", "x", "y", "strength", "r_squared", "n"]
+SURFACE = ["x", "y", "mean", "strength", "r_squared"]
 
 
 @dataclass(frozen=True)
@@ -29,20 +33,22 @@ class Sensitivity:
         arm: The arm, or None for all arms together.
         trials: One row a finished search trial: ``id``, ``arm``, ``value`` and one column a parameter.
         parameters: The parameters that were varied, without those that follow from others.
-        curves: Mean over each parameter in bins of equal count, with t intervals.
-        importance: Share of each parameter by fANOVA and by PED-ANOVA.
-        surface: ``x``, ``y``, ``mean`` of the fitted surface of temperature and alpha; empty without both.
-        strength, r_squared: Of that surface: share that is interaction, and the fit's out-of-bag R squared.
+        curves: Mean over each parameter in bins of equal count, with t intervals: of all trials (``all arms``) and of
+            each arm that has enough.
+        importance: Share of each parameter by fANOVA and by PED-ANOVA, the same.
+        pairs: How much of the fitted surface over two parameters is interaction (``strength``), with the fit's
+            out-of-bag R squared: at or below 0 the surface is noise.
+        surface: ``x``, ``y``, ``mean`` of the surface of temperature and alpha, its strength and fit; empty without
+            both.
     """
 
     arm: str | None
     trials: pd.DataFrame
-    parameters: tuple[str, ...]
-    curves: pd.DataFrame
-    importance: pd.DataFrame
-    surface: pd.DataFrame
-    strength: float
-    r_squared: float
+    parameters: tuple[str, ...] = ()
+    curves: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=CURVES))
+    importance: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=IMPORTANCE))
+    pairs: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=PAIRS))
+    surface: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=SURFACE))
 
 
 def searched(run: Run, arm: str | None = None) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -86,62 +92,74 @@ def log_scaled(values: pd.Series) -> bool:
 
 
 def sensitivity(run: Run, arm: str | None = None, *, per_arm: bool = True) -> Sensitivity:
-    """Return curves, importances and the temperature-by-alpha surface from the search trials.
+    """Return curves, importances, interactions and the temperature-by-alpha surface from the search trials.
 
     Args:
         run: A run directory, from ``load``.
         arm: One arm, or None for all together.
-        per_arm: Also give the importances of each arm alone, where it has enough trials.
+        per_arm: Also give curves, importances and interactions of each arm alone, where it has enough trials.
     """
     trials, names = searched(run, arm)
-    curves, importance = pd.DataFrame(columns=CURVES), pd.DataFrame(columns=IMPORTANCE)
-    surface, strength, r_squared = pd.DataFrame(columns=["x", "y", "mean"]), np.nan, np.nan
     if len(trials) < FEWEST or not names:
-        return Sensitivity(arm, trials, names, curves, importance, surface, strength, r_squared)
-    parameters = {name: trials[name].to_numpy() for name in names}
+        return Sensitivity(arm, trials, names)
     log = [name for name in names if log_scaled(trials[name])]
-    curves = pd.concat([_curve(parameters, trials["value"], n, log, run.settings["level"]) for n in names])
-    rows = _importances(arm or "all arms", trials, names, log, forests=3)
-    for name in dict.fromkeys(trials["arm"]) if per_arm and arm is None else ():
-        part = trials[trials["arm"] == name]
-        if len(part) >= FEWEST:
-            rows += _importances(name, part, names, log, forests=1)
-    rows = rows if len(names) > 1 else []  # shares of a single parameter say nothing
-    if {"temperature", "alpha_dist"} <= set(names):
-        found = interaction(parameters, trials["value"], "temperature", "alpha_dist", log=log)
-        x, y = np.meshgrid(found.x, found.y)
-        surface = pd.DataFrame({"x": x.ravel(), "y": y.ravel(), "mean": found.surface.ravel()})
-        strength, r_squared = found.strength, found.r_squared
-    importance = pd.DataFrame(rows, columns=IMPORTANCE)
-    return Sensitivity(arm, trials, names, curves, importance, surface, strength, r_squared)
+    parts = {arm or ALL: trials}
+    if per_arm and arm is None:
+        parts |= {name: part for name, part in trials.groupby("arm", sort=False) if len(part) >= FEWEST}
+    curves, importance, pairs, surface = [], [], [], pd.DataFrame(columns=SURFACE)
+    for label, part in parts.items():
+        whole = label == (arm or ALL)
+        parameters = {name: part[name].to_numpy() for name in names if part[name].nunique() > 1}
+        own = [name for name in log if name in parameters]
+        # An arm alone has few trials: three bins, one forest, a coarse grid.
+        for name in parameters:
+            curves.append(_curve(label, parameters, part["value"], name, own, run.settings["level"], 6 if whole else 3))
+        if len(parameters) < 2:  # shares of a single parameter say nothing
+            continue
+        importance += _importances(label, parameters, part["value"], own, forests=3 if whole else 1)
+        found = _interactions(parameters, part["value"], own, points=15 if whole else 6)
+        pairs += [{"arm": label, "x": f.names[0], "y": f.names[1], "strength": f.strength,
+                   "r_squared": f.r_squared, "n": f.n_trials} for f in found]  # fmt: skip
+        wanted = [f for f in found if f.names == ("temperature", "alpha_dist")]
+        surface = _surface(wanted[0]) if whole and wanted else surface
+    tables = (pd.concat(curves), pd.DataFrame(importance, columns=IMPORTANCE), pd.DataFrame(pairs, columns=PAIRS))
+    return Sensitivity(arm, trials, names, *tables, surface)
 
 
-def _curve(parameters: dict, values: pd.Series, name: str, log: list[str], level: float) -> pd.DataFrame:
-    curve = marginal_curve(parameters, values, name, log=log, level=level, points=6)
+def _curve(
+    arm: str, parameters: dict, values: pd.Series, name: str, log: list[str], level: float, points: int
+) -> pd.DataFrame:
+    curve = marginal_curve(parameters, values, name, log=log, level=level, points=points)
     columns = (curve.points, curve.mean, curve.low, curve.high, curve.n_trials)
-    return pd.DataFrame({"parameter": name, **dict(zip(CURVES[1:], columns, strict=True))})
+    return pd.DataFrame({"arm": arm, "parameter": name, **dict(zip(CURVES[2:], columns, strict=True))})
 
 
-def _importances(arm: str, trials: pd.DataFrame, names: tuple[str, ...], log: list[str], forests: int) -> list[dict]:
-    parameters = {name: trials[name].to_numpy() for name in names if trials[name].nunique() > 1}
+def _importances(arm: str, parameters: dict, values: pd.Series, log: list[str], forests: int) -> list[dict]:
     rows: list[dict] = []
     for method in ("fANOVA", "PED-ANOVA"):
-        found = importances(
-            parameters,
-            trials["value"],
-            evaluator=method,
-            log=[name for name in log if name in parameters],
-            n_forests=forests,
-        )
+        found = importances(parameters, values, evaluator=method, log=log, n_forests=forests)
         rows += [{"arm": arm, "method": method, "parameter": n, "value": v} for n, v in found.shares.items()]
     return rows
+
+
+def _interactions(parameters: dict, values: pd.Series, log: list[str], points: int) -> list[Interaction]:
+    order = sorted(parameters, key=lambda name: ("temperature", "alpha_dist").index(name) if name in
+                   ("temperature", "alpha_dist") else 2)  # fmt: skip
+    numeric = [name for name in order if parameters[name].dtype.kind in "biuf"]
+    return interactions(parameters, values, combinations(numeric, 2), log=log, points=points)
+
+
+def _surface(found: Interaction) -> pd.DataFrame:
+    x, y = np.meshgrid(found.x, found.y)
+    known = {"strength": found.strength, "r_squared": found.r_squared}
+    return pd.DataFrame({"x": x.ravel(), "y": y.ravel(), "mean": found.surface.ravel(), **known})
 
 
 def budget(run: Run) -> pd.DataFrame:
     """Return the expected best validation quality against the number of search trials, per arm and stratum.
 
-    Columns ``arm``, ``keep_ratio``, ``trials``, ``mean``, ``low``, ``high``. Stopped trials count with what they
-    had reached, failed ones not at all.
+    Columns ``arm``, ``keep_ratio``, ``budget`` (number of trials), ``mean``, ``low``, ``high``. Stopped trials count
+    with what they had reached, failed ones not at all.
     """
     metric = f"validation.{run.settings['metric']}"
     trials = run.trials[(run.trials["phase"] == "search") & (run.trials["status"] != "failed")]
@@ -152,9 +170,9 @@ def budget(run: Run) -> pd.DataFrame:
             for ratio, part in trials[trials["arm"] == arm].groupby("keep_ratio"):
                 if len(part) > 1:
                     curve = expected_best(part[metric].to_numpy(), level=run.settings["level"], n_resamples=500)
-                    frame = {"trials": curve.budgets, "mean": curve.expected, "low": curve.low, "high": curve.high}
+                    frame = {"budget": curve.budgets, "mean": curve.expected, "low": curve.low, "high": curve.high}
                     rows.append(pd.DataFrame({"arm": arm, "keep_ratio": ratio, **frame}))
-    return pd.concat(rows) if rows else pd.DataFrame(columns=["arm", "keep_ratio", "trials", "mean", "low", "high"])
+    return pd.concat(rows) if rows else pd.DataFrame(columns=["arm", "keep_ratio", "budget", "mean", "low", "high"])
 
 
 def search_variance(run: Run) -> pd.DataFrame:

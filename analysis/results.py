@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from analysis import describe
-from analysis.breakdown import errors
 from analysis.comparison import SEEDLESS, best_simple, compare, own_values
+from analysis.errors import errors
 from analysis.run import Run
 from analysis.stats import Ledger, crossed_mean, place_in_draws
 
@@ -23,6 +23,7 @@ class Results:
         main: One row an arm and stratum, best mean first: quality, share of the teacher's, cost, ids.
         reference: Every arm against the reference, corrected with Holm.
         teacher: Every arm against the teacher; empty without one.
+        uniform: Every arm against ``uniform`` where the sweep has another reference; otherwise empty.
         simple: Every arm against the best selector that looks at no evidence.
         random: Where each selector stands among random draws.
         groups: The shown students against the teacher by group of users, exploratory.
@@ -33,6 +34,7 @@ class Results:
     main: pd.DataFrame
     reference: pd.DataFrame
     teacher: pd.DataFrame
+    uniform: pd.DataFrame
     simple: pd.DataFrame
     random: pd.DataFrame
     groups: pd.DataFrame
@@ -55,9 +57,12 @@ def conclude(run: Run) -> Results:
     ledger = Ledger()
     reference = compare(run, ledger=ledger)
     teacher = compare(run, "teacher", ledger=ledger)
+    other = run.settings["reference"] != "uniform" and "uniform" in run.arms()
+    uniform = compare(run, "uniform", ledger=ledger) if other else reference.head(0)
     simple = compare(run, "best simple", ledger=ledger, planned=False)
     random = random_places(run, ledger)
-    results = Results(run, _main(run, reference, teacher), reference, teacher, simple, random, pd.DataFrame(), ledger)
+    main = _main(run, reference, teacher)
+    results = Results(run, main, reference, teacher, uniform, simple, random, pd.DataFrame(), ledger)
     students = [arm for arm in results.shown() if arm not in SEEDLESS]
     return replace(results, groups=errors(run, students, against="teacher", ledger=ledger))
 
@@ -65,8 +70,8 @@ def conclude(run: Run) -> Results:
 def random_places(run: Run, ledger: Ledger) -> pd.DataFrame:
     """Return where each selector stands in the distribution of random draws.
 
-    Columns ``arm``, ``keep_ratio``, ``value``, ``percentile``, ``p_value``, ``n_draws``; for the draws themselves
-    ``arm`` is ``random`` and ``percentile`` NaN, one row a draw (its mean over seeds).
+    Columns ``arm``, ``keep_ratio``, ``value``, ``percentile``, ``p_value``, ``n_draws``, ``trials`` (the ids); for the
+    draws themselves ``arm`` is ``random`` and ``percentile`` NaN, one row a draw (its mean over seeds).
     """
     rows = []
     for ratio in run.strata():
@@ -75,7 +80,11 @@ def random_places(run: Run, ledger: Ledger) -> pd.DataFrame:
             continue
         draws = drawn.trials["draw"].fillna(-1).to_numpy()
         means = [float(drawn.values[draws == draw].mean()) for draw in np.unique(draws)]
-        rows += [{"arm": "random", "keep_ratio": ratio, "value": mean} for mean in means]
+        ids = [list(drawn.trials["id"][draws == draw]) for draw in np.unique(draws)]
+        rows += [
+            {"arm": "random", "keep_ratio": ratio, "value": mean, "trials": trials}
+            for mean, trials in zip(means, ids, strict=True)
+        ]
         if len(means) < 2:
             continue
         for arm in run.arms():
@@ -84,8 +93,10 @@ def random_places(run: Run, ledger: Ledger) -> pd.DataFrame:
                 value = float(own.values.mean())
                 place = place_in_draws(value, means)
                 rows.append({"arm": arm, "keep_ratio": ratio, "value": value, "percentile": place.percentile,
-                             "p_value": place.p_value, "n_draws": place.n_draws})  # fmt: skip
-    frame = pd.DataFrame(rows, columns=["arm", "keep_ratio", "value", "percentile", "p_value", "n_draws", "p_adjusted"])
+                             "p_value": place.p_value, "n_draws": place.n_draws,
+                             "trials": list(own.trials["id"])})  # fmt: skip
+    names = ["arm", "keep_ratio", "value", "percentile", "p_value", "p_adjusted", "n_draws", "trials"]
+    frame = pd.DataFrame(rows, columns=names)
     placed = frame[frame["percentile"].notna()]
     if len(placed):
         names = [f"{row.arm}, {100 * row.keep_ratio:g} % of layers kept" for row in placed.itertuples()]
@@ -122,6 +133,7 @@ def _main(run: Run, reference: pd.DataFrame, teacher: pd.DataFrame) -> pd.DataFr
                              own_is=arm == run.settings["reference"]),
                     **_verdict(reference, arm, ratio),
                     **_cost(costs, arm, ratio),
+                    **_speed_up(costs, arm, ratio),
                     "best_simple": arm == simple,
                     "trials": list(own.trials["id"]),
                 }
@@ -156,3 +168,10 @@ def _cost(costs: pd.DataFrame, arm: str, ratio: float) -> dict:
     keep = costs["keep_ratio"].astype(float)
     part = costs[(costs["arm"] == arm) & (keep.isna() | np.isclose(keep, ratio))]
     return {name: float(part[name].iloc[0]) if len(part) and name in part else np.nan for name in names}
+
+
+def _speed_up(costs: pd.DataFrame, arm: str, ratio: float) -> dict:
+    """Return how many times faster than the teacher's the measured latency is, of one request and of a batch."""
+    own, teacher = _cost(costs, arm, ratio), _cost(costs, "teacher", ratio)
+    pairs = (("speed_up", "latency_ms"), ("batch_speed_up", "batch_latency_ms"))
+    return {name: teacher[column] / own[column] if own[column] else np.nan for name, column in pairs}

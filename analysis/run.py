@@ -41,6 +41,23 @@ class PerUser:
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """What was measured on the layers of one teacher.
+
+    Attributes:
+        id: Identity of the evidence, the name of its folder.
+        teacher_seed: Seed that the teacher was trained from; 0 where no trial tells.
+        about: ``evidence.json``.
+        scores: ``scores.parquet``: ``selector``, ``replicate``, ``layer``, ``score``.
+    """
+
+    id: str
+    teacher_seed: int
+    about: dict[str, Any]
+    scores: pd.DataFrame
+
+
+@dataclass(frozen=True)
 class Run:
     """One run directory, read.
 
@@ -63,6 +80,7 @@ class Run:
     notes: list[str] = field(default_factory=list)
     _ranks: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
     _users: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    _chosen: dict[tuple[str, float | None], pd.DataFrame] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
@@ -105,6 +123,11 @@ class Run:
         Where several configurations were confirmed, the one with the best mean validation quality
         stands for the arm; the test set has no say.
         """
+        if (arm, keep_ratio) not in self._chosen:
+            self._chosen[arm, keep_ratio] = self._standing_for(arm, keep_ratio)
+        return self._chosen[arm, keep_ratio]
+
+    def _standing_for(self, arm: str, keep_ratio: float | None) -> pd.DataFrame:
         frame = self.confirmed()
         frame = frame[frame["arm"] == arm]
         if keep_ratio is not None and frame["keep_ratio"].notna().any():
@@ -114,6 +137,17 @@ class Run:
             means = frame.groupby("configuration")[metric].mean()
             frame = frame[frame["configuration"] == means.idxmax()]
         return frame.sort_values(["teacher_seed", "seed", "draw", "id"])
+
+    def standing(self) -> pd.DataFrame:
+        """Return the confirm trials that stand for their arms, all arms and strata: those behind the main table."""
+        found = self.confirmed()
+        pairs = found[["arm", "keep_ratio"]].drop_duplicates()
+        order = {arm: index for index, arm in enumerate(self.arms())}
+        wanted = sorted(
+            ((arm, None if np.isnan(ratio) else float(ratio)) for arm, ratio in pairs.itertuples(index=False)),
+            key=lambda pair: (order[pair[0]], pair[1] or 0.0),
+        )
+        return pd.concat([self.chosen(*pair) for pair in wanted]) if wanted else found
 
     def ranks(self, identity: str) -> dict[str, np.ndarray]:
         """Return ``rank`` and ``candidates`` of every user in a confirmed trial.
@@ -175,12 +209,17 @@ class Run:
         frame = frame[frame["ranks_sha256"].notna()]
         return 0 if frame.empty else len(self.ranks(frame["id"].iloc[0])["rank"])
 
-    def evidence(self) -> tuple[dict[str, Any], pd.DataFrame] | None:
-        """Return ``evidence.json`` and ``scores.parquet`` of the first evidence, or None where there is none."""
+    def evidence(self) -> list[Evidence]:
+        """Return what was measured on each teacher's layers, by the seed that the teacher was trained from."""
+        known = self.trials[["teacher", "teacher_seed"]].dropna().drop_duplicates("teacher")
+        seeds = dict(zip(known["teacher"], known["teacher_seed"].astype(int), strict=True))
+        found = []
         for folder in sorted((self.root / "evidence").glob("*")):
             if (folder / "evidence.json").is_file() and (folder / "scores.parquet").is_file():
-                return json.loads((folder / "evidence.json").read_text()), pd.read_parquet(folder / "scores.parquet")
-        return None
+                about = json.loads((folder / "evidence.json").read_text())
+                scores = pd.read_parquet(folder / "scores.parquet")
+                found.append(Evidence(folder.name, seeds.get(about.get("teacher"), 0), about, scores))
+        return sorted(found, key=lambda one: (one.teacher_seed, one.id))
 
     def items(self) -> pd.DataFrame | None:
         """Return ``data/items.parquet``, or None where it is missing."""

@@ -17,7 +17,15 @@ NUMBERS = [
     *("mean", "low", "high", "share_of_teacher", "share_of_teacher_low", "share_of_teacher_high"),
     *("against_reference", "against_reference_low", "against_reference_high"),
     *("n_layers", "n_seeds", "parameters", "backbone_parameters", "flops", "latency_ms", "latency_p95_ms"),
-    *("batch_latency_ms", "training_seconds", "search_seconds", "evidence_seconds", "peak_memory_bytes"),
+    *(
+        "batch_latency_ms",
+        "speed_up",
+        "batch_speed_up",
+        "training_seconds",
+        "search_seconds",
+        "evidence_seconds",
+        "peak_memory_bytes",
+    ),
 ]
 
 

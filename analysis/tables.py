@@ -36,6 +36,11 @@ def count_text(value: float | None) -> str:
     return f"{value:g}"
 
 
+def times_text(value: float | None) -> str:
+    """Return a ratio for people: ``2.7x``."""
+    return "–" if value is None or not math.isfinite(value) else f"{digits(value)}x"
+
+
 def seconds_text(value: float | None) -> str:
     """Return a duration for people: ``12 s``, ``3.4 min``, ``1.2 h``."""
     if value is None or not math.isfinite(value):
@@ -52,8 +57,8 @@ def terminal_table(summary: dict[str, Any]) -> str:
         summary: The content of ``report/summary.json``.
     """
     metric = metric_name(summary["metric"])
-    head = ("arm", f"test {metric}", f"{100 * (1 - summary['level']):g} % interval", "of teacher", "params",
-            "latency", "search", "verdict")  # fmt: skip
+    head = ("arm", f"test {metric}", f"{100 * (1 - summary['level']):g} % interval", "of teacher",
+            "speed-up", "params", "search", "verdict")  # fmt: skip
     blocks = []
     for stratum in summary["strata"]:
         rows = [
@@ -62,8 +67,8 @@ def terminal_table(summary: dict[str, Any]) -> str:
                 _number(arm["mean"], "{:.4f}"),
                 f"{_number(arm['low'], '{:.4f}')} to {_number(arm['high'], '{:.4f}')}",
                 _number(arm["share_of_teacher"], "{:.1%}"),
+                times_text(arm["speed_up"]),
                 count_text(arm["backbone_parameters"]),
-                "–" if arm["latency_ms"] is None else f"{digits(arm['latency_ms'])} ms",
                 seconds_text(arm["search_seconds"]),
                 arm["verdict"]["word"] if arm.get("verdict") else "",
             )
@@ -76,8 +81,9 @@ def terminal_table(summary: dict[str, Any]) -> str:
     lines = [_wrapped(text) for text in summary["headline"]]
     reference = arm_name(summary["reference"])
     legend = (
-        f"params: without the item table; latency: one request, median; search: time of all search trials of the arm; "
-        f"verdict: against {reference}, corrected for the number of arms"
+        f"speed-up: the teacher's latency over the arm's, one request, measured; params: without the item table; "
+        f"search: time of all search trials of the arm; verdict: against {reference}, corrected for the number of arms "
+        f"and keep-ratios"
     )
     return "\n".join(
         [*lines, "", "\n\n".join(blocks), "", _wrapped(legend), _wrapped(summary["protocol_signature"], "|")]
@@ -149,6 +155,7 @@ def latex_table(stratum: dict[str, Any], summary: dict[str, Any]) -> str:
             mean + mark,
             f"[{arm['low']:.4f}, {arm['high']:.4f}]",
             _number(arm["share_of_teacher"], "{:.1%}").replace("%", r"\%"),
+            times_text(arm["speed_up"]).replace("x", r"$\times$"),
             count_text(arm["backbone_parameters"]),
             digits(arm["latency_ms"]),
         ]
@@ -159,16 +166,17 @@ def latex_table(stratum: dict[str, Any], summary: dict[str, Any]) -> str:
         f"Test {metric} on {latex_escape(summary['data'])} with {100 * stratum['keep_ratio']:g}\\,\\% of the teacher's "
         f"layers kept: mean over {summary['seeds']} seeds and {summary['users']} users with {level}\\,\\% interval. "
         f"Bold: best student. $\\dagger$: differs from {latex_escape(arm_name(summary['reference']))} after Holm's "
-        f"correction. Parameters are without the item table, latency is the median of one request in ms. "
+        f"correction over all arms and keep-ratios. Speed-up is the teacher's measured latency over the student's. "
+        f"Parameters are without the item table, latency is the median of one request in ms. "
         f"Signature: \\texttt{{{latex_escape(summary['protocol_signature'])}}}."
     )
-    head = f"arm & {metric} & {level}\\,\\% interval & of teacher & parameters & latency" + r" \\"
+    head = f"arm & {metric} & {level}\\,\\% interval & of teacher & speed-up & parameters & latency" + r" \\"
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{caption}}}",
-            r"\begin{tabular}{lrcrrr}",
+            r"\begin{tabular}{lrcrrrr}",
             r"\toprule",
             head,
             r"\midrule",

@@ -38,35 +38,32 @@ def training_curves(curves: pd.DataFrame, *, metric: str, note: str, strong: tup
         note: The line under the figure.
         strong: Arms drawn with their band; all when empty.
     """
-    ratios = sorted(curves["keep_ratio"].unique())
-    figure, axes = new(1, len(ratios), 4.4 * len(ratios), 3.6, sharey=True)
-    for panel, ratio in zip(axes[0], ratios, strict=True):
-        _lines(panel, curves[curves["keep_ratio"] == ratio], "epoch", set(strong))
-        panel.set_title(keep_name(ratio))
-        panel.set_xlabel("epoch")
-        panel.xaxis.get_major_locator().set_params(integer=True)
-    axes[0, 0].set_ylabel(f"validation {metric_name(metric)}")
-    return finish(figure, note)
+    return _by_stratum(curves, "epoch", ("epoch", f"validation {metric_name(metric)}"), strong, note)
 
 
 @styled
 def budget_curves(budget: pd.DataFrame, *, metric: str, note: str, strong: tuple[str, ...] = ()) -> Figure:
-    """Return the expected best validation quality against the number of search trials.
+    """Return the expected best validation quality against the number of search trials, one panel a keep-ratio.
 
     Args:
-        budget: ``arm``, ``trials``, ``mean``, ``low``, ``high`` and, where strata were apart, ``keep_ratio``.
+        budget: ``arm``, ``keep_ratio``, ``budget`` (trials), ``mean``, ``low``, ``high``.
         metric: The metric that was searched for.
         note: The line under the figure.
         strong: Arms drawn with their band; all when empty.
     """
-    ratios = sorted(budget["keep_ratio"].unique())
+    words = ("search trials of the arm at this keep-ratio", f"expected best validation {metric_name(metric)}")
+    return _by_stratum(budget, "budget", words, strong, note)
+
+
+def _by_stratum(lines: pd.DataFrame, x: str, words: tuple[str, str], strong: tuple[str, ...], note: str) -> Figure:
+    ratios = sorted(lines["keep_ratio"].unique())
     figure, axes = new(1, len(ratios), max(5.4, 4.4 * len(ratios)), 3.6, sharey=True)
     for panel, ratio in zip(axes[0], ratios, strict=True):
-        _lines(panel, budget[budget["keep_ratio"] == ratio], "trials", set(strong))
+        _lines(panel, lines[lines["keep_ratio"] == ratio], x, set(strong))
         panel.set_title(keep_name(ratio))
-        panel.set_xlabel("search trials of the arm at this keep-ratio")
+        panel.set_xlabel(words[0])
         panel.xaxis.get_major_locator().set_params(integer=True)
-    axes[0, 0].set_ylabel(f"expected best validation {metric_name(metric)}")
+    axes[0, 0].set_ylabel(words[1])
     return finish(figure, note)
 
 

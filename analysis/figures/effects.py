@@ -83,7 +83,13 @@ def random_place(draws: pd.DataFrame, arms: pd.DataFrame, *, metric: str, note: 
     return finish(figure, note)
 
 
-SOURCES = {"arm": "selector", "residual": "unexplained", "shared": "several of these together", "user": "user"}
+SOURCES = {"arm": "selector", "residual": "unexplained", "shared": "several of these together", "user": "user",
+           "sample": "calibration sample", "draw": "draw of random layers"}  # fmt: skip
+
+
+SHADES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#bbbbbb")
+DARK = (0, 2, 5)
+"""Colours of parts of a bar, and which of them need white numbers."""
 
 
 def source_name(name: str) -> str:
@@ -114,6 +120,36 @@ def variance_split(parts: pd.DataFrame, *, note: str) -> Figure:
     panel.set_xlim(0, 100)
     panel.set_xlabel("share of the variance of the metric (%)")
     panel.grid(axis="y", visible=False)
+    return finish(figure, note)
+
+
+@styled
+def variance_bars(parts: pd.DataFrame, *, note: str) -> Figure:
+    """Return one bar a selector, cut into the shares of the variance of its scores.
+
+    Args:
+        parts: ``selector``, ``source``, ``share`` (0 to 1).
+        note: The line under the figure.
+    """
+    table = parts.pivot(index="selector", columns="source", values="share")
+    table = table.loc[list(dict.fromkeys(parts["selector"])), list(dict.fromkeys(parts["source"]))]
+    figure, axes = new(1, 1, 7.4, 0.34 * len(table) + 1.7)
+    panel, left = axes[0, 0], np.zeros(len(table))
+    for index, source in enumerate(table.columns):
+        shares = 100 * table[source].to_numpy()
+        panel.barh(range(len(table)), shares, left=left, color=SHADES[index % len(SHADES)], height=0.7,
+                   label=escape(source_name(source)), edgecolor="white", lw=0.6)  # fmt: skip
+        for row, share in enumerate(shares):
+            if share >= 6:
+                panel.text(left[row] + share / 2, row, f"{share:.0f}", ha="center", va="center", fontsize=7.5,
+                           color="white" if index in DARK else "#222222")  # fmt: skip
+        left += shares
+    panel.set_yticks(range(len(table)), [escape(arm_name(name)) for name in table.index])
+    panel.set_xlim(0, 100)
+    panel.set_xlabel("share of the variance of the scores (%)")
+    panel.grid(visible=False)
+    panel.invert_yaxis()
+    figure.legend(loc="outside upper left", ncols=min(4, len(table.columns)), fontsize=8)
     return finish(figure, note)
 
 

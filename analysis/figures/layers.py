@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures.style import arm_colour, arm_name, escape, finish, keep_name, new, styled
@@ -14,43 +15,58 @@ def layer_importance(scores: pd.DataFrame, *, note: str, comments: dict[str, str
     """Return one panel a selector: its score of every layer, with an interval over calibration samples.
 
     Args:
-        scores: ``selector``, ``layer``, ``mean``, ``low``, ``high``; scaled so that panels compare.
+        scores: ``selector``, ``layer``, ``mean``, ``low``, ``high``; scaled so that panels compare. Several teachers
+            (``teacher_seed``) stand side by side, from light to dark.
         note: The line under the figure.
         comments: A few words a selector, written in its panel.
     """
     selectors = list(dict.fromkeys(scores["selector"]))
-    columns = min(4, len(selectors))
+    teachers = sorted(scores["teacher_seed"].unique()) if "teacher_seed" in scores else [None]
+    columns = min(4 if len(teachers) == 1 else 3, len(selectors))
     rows = -(-len(selectors) // columns)
+    width = 2.25 if len(teachers) == 1 else 3.0
+    figure, axes = new(rows, columns, width * columns + 0.6, 2.0 * rows + 0.7, sharex=True, sharey=True)
     headroom = 0.0
-    figure, axes = new(rows, columns, 2.25 * columns + 0.6, 2.0 * rows + 0.7, sharex=True, sharey=True)
     for index, panel in enumerate(axes.flat):
         if index >= len(selectors):
             panel.set_visible(False)
             continue
         name = selectors[index]
-        part = scores[scores["selector"] == name].sort_values("layer")
-        error = np.clip([part["mean"] - part["low"], part["high"] - part["mean"]], 0, None)
-        panel.bar(part["layer"], part["mean"], width=0.72, color=arm_colour(name), alpha=0.85)
-        panel.errorbar(part["layer"], part["mean"], yerr=error, fmt="none", ecolor="#222222", elinewidth=1, capsize=2)
+        part = scores[scores["selector"] == name]
+        for place, teacher in enumerate(teachers):
+            own = part if teacher is None else part[part["teacher_seed"] == teacher]
+            _bars(panel, own.sort_values("layer"), arm_colour(name), place, len(teachers))
         panel.set_title(escape(arm_name(name)))
         panel.grid(axis="x", visible=False)
-        if len(part) <= 16:
-            panel.set_xticks(part["layer"])
+        if part["layer"].nunique() <= 16:
+            panel.set_xticks(sorted(part["layer"].unique()))
         panel.axhline(0, color="#555555", lw=0.8)
-        low, high = min(0.0, part["low"].min()), part["high"].max()
+        low, high = min(0.0, part["low"].min()), max(part["high"].max(), part["mean"].max())
         headroom = max(headroom, high + 0.16 * (high - low))
         if comments and comments.get(name):
-            panel.text(
-                0.02, 0.98, escape(comments[name]), transform=panel.transAxes, fontsize=7, va="top", color="#333333"
-            )
-    axes[0, 0].set_ylim(top=headroom)
+            words = escape(comments[name]).replace(", teachers", "\nteachers")
+            panel.text(0.02, 0.98, words, transform=panel.transAxes, fontsize=7, va="top", color="#333333")
+    axes[0, 0].set_ylim(top=headroom if len(teachers) == 1 else 1.1 * headroom)
     for panel in axes[:, 0]:
         panel.set_ylabel("score (largest = 1)")
     for column in range(columns):
         lowest = [axes[row, column] for row in range(rows) if axes[row, column].get_visible()][-1]
         lowest.set_xlabel("teacher layer (0 is first)")
         lowest.tick_params(labelbottom=True)
+    if len(teachers) > 1:
+        order = ", ".join(str(int(teacher)) for teacher in teachers)
+        figure.suptitle(f"bars of one layer, lighter to darker: teachers of seed {order}", fontsize=7.5,
+                        color="#444444", x=0.01, ha="left")  # fmt: skip
     return finish(figure, note)
+
+
+def _bars(panel: Axes, part: pd.DataFrame, colour: str, place: int, places: int) -> None:
+    width = 0.76 / places
+    x = part["layer"] + (place - (places - 1) / 2) * width
+    error = np.clip([part["mean"] - part["low"], part["high"] - part["mean"]], 0, None)
+    panel.bar(x, part["mean"], width=0.94 * width, color=colour, alpha=0.85 if places == 1 else (place + 1) / places)
+    panel.errorbar(x, part["mean"], yerr=error, fmt="none", ecolor="#222222", elinewidth=1, capsize=2 if places == 1
+                   else 0)  # fmt: skip
 
 
 @styled

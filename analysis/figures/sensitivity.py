@@ -14,10 +14,11 @@ from analysis.figures.style import ACCENT, arm_colour, arm_name, escape, finish,
 def sensitivity_curves(
     curves: pd.DataFrame, trials: pd.DataFrame, *, metric: str, note: str, log: tuple[str, ...] = ()
 ) -> Figure:
-    """Return quality over each searched hyper-parameter: trials as points, the fitted curve with its band.
+    """Return quality over each searched hyper-parameter: trials as points, means as lines.
 
     Args:
-        curves: ``parameter``, ``x``, ``mean``, ``low``, ``high``.
+        curves: ``arm``, ``parameter``, ``x``, ``mean``, ``low``, ``high``; the first arm is all of them together and
+            has a band, single arms are thin lines.
         trials: ``arm``, ``value`` (the metric) and one column a parameter.
         metric: The metric that was searched for.
         note: The line under the figure.
@@ -40,7 +41,12 @@ def sensitivity_curves(
             part = known[known["arm"] == arm]
             x = part[name] + jitter * generator.uniform(-1, 1, len(part))
             panel.plot(x, part["value"], "o", ms=3, color=arm_colour(arm), alpha=0.45, mew=0)
-        line = curves[curves["parameter"] == name].sort_values("x")
+        own = curves[curves["parameter"] == name]
+        whole = own["arm"].iloc[0]
+        for arm, thin in own[own["arm"] != whole].groupby("arm", sort=False):
+            thin = thin.sort_values("x")
+            panel.plot(thin["x"], thin["mean"], color=arm_colour(arm), lw=1.0, alpha=0.8)
+        line = own[own["arm"] == whole].sort_values("x")
         style = {"marker": "o"} if levels <= 6 else {}
         panel.plot(line["x"], line["mean"], color="#111111", lw=2, **style)
         panel.fill_between(line["x"], line["low"], line["high"], color="#111111", alpha=0.15, lw=0)
@@ -94,23 +100,25 @@ def surface(
 
 @styled
 def parameter_importance(frame: pd.DataFrame, *, note: str) -> Figure:
-    """Return the importance of every hyper-parameter by each named method.
+    """Return the importance of every hyper-parameter by each named method: bars of all arms together, dots of each.
 
     Args:
-        frame: ``parameter``, ``method``, ``value`` (share, sums to 1 a method and arm), ``arm``.
+        frame: ``parameter``, ``method``, ``value`` (share, sums to 1 a method and arm), ``arm``; the first arm is all
+            of them together.
         note: The line under the figure.
     """
     methods = list(dict.fromkeys(frame["method"]))
-    order = list(frame.groupby("parameter")["value"].mean().sort_values(ascending=False).index)
+    together = frame[frame["arm"] == frame["arm"].iloc[0]]
+    order = list(together.groupby("parameter")["value"].mean().sort_values(ascending=False).index)
     figure, axes = new(1, len(methods), 3.7 * len(methods) + 0.8, 0.5 * len(order) + 1.4, sharey=True, sharex=True)
     for panel, method in zip(axes[0], methods, strict=True):
         part = frame[frame["method"] == method]
-        means = part.groupby("parameter")["value"].mean().reindex(order)
-        panel.barh(range(len(order)), 100 * means, color=ACCENT, alpha=0.35, height=0.66)
-        for arm in dict.fromkeys(part["arm"]):
+        shares = together[together["method"] == method].set_index("parameter")["value"].reindex(order).fillna(0.0)
+        panel.barh(range(len(order)), 100 * shares, color=ACCENT, alpha=0.35, height=0.66)
+        for arm in list(dict.fromkeys(part["arm"]))[1:]:
             own = part[part["arm"] == arm].set_index("parameter")["value"].reindex(order)
             panel.plot(100 * own, range(len(order)), "o", ms=3.5, color=arm_colour(arm), alpha=0.85)
-        for index, value in enumerate(means):
+        for index, value in enumerate(shares):
             panel.text(105, index, f"{100 * value:.0f} %", fontsize=8, va="center")
         panel.set_xlim(0, 100)
         panel.set_title(escape(method), pad=8)

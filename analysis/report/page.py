@@ -11,8 +11,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from analysis.figures.names import arm_name, keep_name, metric_name
+from analysis.report.cells import plain_table, raw, text_of
+from analysis.report.extra import more_tables
 from analysis.results import Results
-from analysis.tables import count_text, digits, seconds_text
+from analysis.tables import count_text, digits, seconds_text, times_text
 
 HERE = Path(__file__).parent
 MOST_RECORDS = 3000
@@ -55,6 +57,10 @@ def part(
     sections: dict[str, list] = {}
     for picture in pictures:
         sections.setdefault(picture["section"], []).append(picture)
+    shown: dict[str, list] = {}
+    for entry in more_tables(results, tables):
+        shown.setdefault(entry["section"], []).append(entry)
+        sections.setdefault(entry["section"], [])
     all_records = len(run.confirmed())
     return {
         "summary": summary,
@@ -67,52 +73,24 @@ def part(
         "reference": arm_name(summary["reference"]),
         "strata": [_stratum(s, summary, anchors) for s in summary["strata"]],
         "sections": [
-            {"name": name, "key": f"{key}-section-{i}", "pictures": p} for i, (name, p) in enumerate(sections.items())
+            {
+                "name": name,
+                "key": f"{key}-section-{i}",
+                "pictures": p,
+                "tables": shown.get(name, []),
+            }
+            for i, (name, p) in enumerate(sections.items())
         ],
-        "more": _more(tables),
         "facts": _facts(results, summary),
         "method": _method(results, summary),
-        "counts": _plain(tables.get("trial_counts")),
-        "failures": _plain(tables.get("failed_trials")),
-        "refused": _plain(tables.get("refused_records")),
+        "counts": plain_table(tables.get("trial_counts")),
+        "failures": plain_table(tables.get("failed_trials")),
+        "refused": plain_table(tables.get("refused_records")),
         "records": records,
         "records_note": f"The first {MOST_RECORDS:,} of {all_records:,} are listed; tables/trials.csv has all."
         if all_records > MOST_RECORDS
         else "tables/trials.csv has these and every search trial.",
     }
-
-
-def _more(tables: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
-    """Return the tables that are shown as tables: against the best simple selector, and overlap with the teacher."""
-    found = []
-    if "against_best_simple" in tables:
-        rows = tables["against_best_simple"]
-        rows = rows[rows["kind"] == "selector"]
-        against = rows["against"].map(arm_name)
-        spans = rows[["relative", "relative_low", "relative_high"]].apply(
-            lambda row: f"{_text(row.iloc[0], '+.1%')} ({_text(row.iloc[1], '+.1%')} to {_text(row.iloc[2], '+.1%')})",
-            axis=1,
-        )
-        shown = pd.DataFrame(
-            {"arm": rows["arm"], "kept": rows["keep_ratio"].map(_kept), "against": against, "difference": spans,
-             "verdict": rows["word"]}
-        )  # fmt: skip
-        text = "The opponent is the best of those that measure nothing, by validation quality; exploratory."
-        found.append({"title": "Against the best selector without evidence", "text": text, "table": _plain(shown)})
-    if "overlap_with_teacher" in tables:
-        rows = tables["overlap_with_teacher"].assign(kept=lambda t: t["keep_ratio"].map(_kept))
-        order = list(dict.fromkeys(rows["arm"]))
-        wide = rows.pivot(index="arm", columns="kept", values="overlap").reindex(order)
-        shown = wide.map(lambda share: _text(share, ".0%")).reset_index()
-        text = "How many of the teacher's ten best items an arm also has among its ten, over all users; first run each."
-        found.append(
-            {"title": "Overlap of the ten best items with the teacher's", "text": text, "table": _plain(shown)}
-        )
-    return [entry for entry in found if entry["table"]]
-
-
-def _kept(ratio: float) -> str:
-    return f"{100 * ratio:g} % kept"
 
 
 def _lead(summary: dict[str, Any]) -> str:
@@ -147,38 +125,28 @@ def _arm(arm: dict[str, Any], summary: dict[str, Any], best: float | None, ancho
         "is_best": arm["mean"] == best and arm["arm"] not in ("teacher", "popularity"),
         "word": verdict["word"],
         "sentence": verdict["sentence"],
-        "interval": f"{_text(arm['low'], '.4f')} to {_text(arm['high'], '.4f')}",
-        "low_raw": _raw(arm["low"]),
+        "interval": f"{text_of(arm['low'], '.4f')} to {text_of(arm['high'], '.4f')}",
+        "low_raw": raw(arm["low"]),
         "runs": len(arm["trials"]),
         "anchor": anchors.get(arm["trials"][0], "") if arm["trials"] else "",
     }
     shown = {
-        "mean": _text(arm["mean"], ".4f"),
-        "share": _text(arm["share_of_teacher"], ".1%"),
-        "against": "" if arm["arm"] == summary["reference"] else _text(arm["against_reference"], "+.1%"),
+        "mean": text_of(arm["mean"], ".4f"),
+        "share": text_of(arm["share_of_teacher"], ".1%"),
+        "against": "" if arm["arm"] == summary["reference"] else text_of(arm["against_reference"], "+.1%"),
         "backbone": count_text(arm["backbone_parameters"]),
         "parameters": count_text(arm["parameters"]),
         "latency": digits(arm["latency_ms"]),
+        "speed": times_text(arm["speed_up"]),
         "training": seconds_text(arm["training_seconds"]),
         "search": seconds_text(arm["search_seconds"]),
     }
-    raw = {
+    columns = {
         "mean": "mean", "share": "share_of_teacher", "against": "against_reference", "backbone": "backbone_parameters",
-        "parameters": "parameters", "latency": "latency_ms", "training": "training_seconds", "search": "search_seconds",
+        "parameters": "parameters", "latency": "latency_ms",
+        "speed": "speed_up", "training": "training_seconds", "search": "search_seconds",
     }  # fmt: skip
-    return {**row, **shown, **{f"{name}_raw": _raw(arm[key]) for name, key in raw.items()}}
-
-
-def _text(value: float | None, pattern: str) -> str:
-    return (
-        "–"
-        if value is None or not math.isfinite(value)
-        else format(value, pattern).replace("%", " %").replace("-", "−")
-    )
-
-
-def _raw(value: float | None) -> str:
-    return "" if value is None else repr(float(value))
+    return {**row, **shown, **{f"{name}_raw": raw(arm[key]) for name, key in columns.items()}}
 
 
 def _records(results: Results, key: str, trials: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
@@ -205,7 +173,7 @@ def _records(results: Results, key: str, trials: str) -> tuple[list[dict[str, An
                 "seed": _integer(row["seed"]),
                 "draw": _integer(row["draw"]),
                 "teacher_seed": _integer(row["teacher_seed"]),
-                "test": _text(row.get(metric), ".4f"),
+                "test": text_of(row.get(metric), ".4f"),
                 "layers": "" if layers is None or _absent(layers) else " ".join(str(int(x)) for x in layers),
                 "configuration": ", ".join(f"{k} {_short(v)}" for k, v in configuration.items()),
                 "id": row["id"],
@@ -263,17 +231,3 @@ def _method(results: Results, summary: dict[str, Any]) -> list[str]:
         "of users they find almost any difference.",
         f"{results.ledger.sentence()}. All are in tables/tests.csv.",
     ]
-
-
-def _plain(frame: pd.DataFrame | None) -> Markup | None:
-    """Return a frame as a sortable HTML table; pandas escapes the cells."""
-    if frame is None or frame.empty:
-        return None
-    shown = frame.copy()
-    for column in shown.select_dtypes("number"):
-        shown[column] = shown[column].map(lambda v: "–" if pd.isna(v) else f"{v:g}")
-    if "arm" in shown:
-        shown["arm"] = shown["arm"].map(arm_name)
-    shown.columns = [str(c).replace("_", " ") for c in shown.columns]
-    text = shown.to_html(index=False, border=0, classes="sortable", escape=True, na_rep="–", justify="unset")
-    return Markup('<div class="scroll">' + text + "</div>")

@@ -12,9 +12,9 @@ for several teachers; arms are stacked in front. Arms are paired: the same index
 | many tests | `holm`, `benjamini_hochberg`, `Ledger` |
 | not worse, equal | `non_inferiority`, `equivalence` |
 | place among random draws, several data sets | `place_in_draws`, `friedman` |
-| where variance lies | `variance_split`, `variance_components` |
+| where variance lies | `variance_split`, `variance_components`, `mixed_split` |
 | what could be found | `power_analysis`, `minimum_detectable_effect`, `replicates_needed` |
-| search | `expected_best`, `importances`, `marginal_curve`, `interaction` |
+| search | `expected_best`, `importances`, `marginal_curve`, `interactions` |
 | cost | `fit_linear`, `fit_power` |
 | curves and groups | `roc_from_ranks`, `roc_from_scores`, `history_groups`, `popularity_groups`, `group_means` |
 """
@@ -39,6 +39,7 @@ from analysis.stats.groups import (
 from analysis.stats.importance import Importance, importances
 from analysis.stats.ledger import Ledger, LedgerEntry
 from analysis.stats.margins import MarginTest, equivalence, non_inferiority
+from analysis.stats.mixed import mixed_split
 from analysis.stats.paired import (
     EffectSize,
     TestResult,
@@ -61,7 +62,7 @@ from analysis.stats.power import (
 )
 from analysis.stats.roc import RocCurve, roc_from_ranks, roc_from_scores
 from analysis.stats.scaling import ScalingFit, fit_linear, fit_power
-from analysis.stats.sensitivity import Interaction, MarginalCurve, interaction, marginal_curve
+from analysis.stats.sensitivity import Interaction, MarginalCurve, interaction, interactions, marginal_curve
 from analysis.stats.variance import VarianceSplit, variance_components, variance_split
 
 __all__ = [
@@ -105,8 +106,10 @@ __all__ = [
     "holm",
     "importances",
     "interaction",
+    "interactions",
     "marginal_curve",
     "minimum_detectable_effect",
+    "mixed_split",
     "non_inferiority",
     "paired_difference",
     "place_in_draws",

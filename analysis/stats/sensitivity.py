@@ -5,7 +5,7 @@ This describes trials that a search chose, so it is exploratory.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,9 @@ from sklearn.ensemble import RandomForestRegressor
 
 from analysis.stats.arrays import Floats, check_level
 from analysis.stats.importance import trial_columns
+
+MOST_BACKGROUND = 500
+"""Trials that a partial dependence is averaged over at most; its cost grows with trials x grid points."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,8 @@ def marginal_curve(
     for resample in range(n_resamples + 1):
         rows = np.arange(len(metric)) if resample == 0 else rng.integers(0, len(metric), len(metric))
         forest = _forest(design[rows], metric[rows], seed)
-        curves.append([float(np.mean(forest.predict(_at(design, places[name], value)))) for value in _codes(grid)])
+        others = _background(design)
+        curves.append([float(np.mean(forest.predict(_at(others, places[name], value)))) for value in _codes(grid)])
     low, high = np.quantile(np.array(curves[1:]), [level / 2, 1 - level / 2], axis=0)
     shown = np.exp(grid) if name in log else grid
     count = np.full(len(grid), len(metric))
@@ -144,27 +148,56 @@ def interaction(
     Raises:
         ValueError: Unknown, equal or text parameters, too few trials, missing values.
     """
+    return interactions(parameters, values, [(x, y)], log=log, points=points, seed=seed)[0]
+
+
+def interactions(
+    parameters: Mapping[str, ArrayLike],
+    values: ArrayLike,
+    pairs: Iterable[tuple[str, str]],
+    *,
+    log: Collection[str] = (),
+    points: int = 15,
+    seed: int = 0,
+) -> list[Interaction]:
+    """Return one surface a pair of hyper-parameters, all from one forest; args and errors as `interaction`."""
     metric, columns = trial_columns(parameters, values, log)
-    for name in (x, y):
+    pairs = list(pairs)
+    for name in {name for pair in pairs for name in pair}:
         if name not in columns or columns[name].dtype.kind not in "f":
             raise ValueError(f"parameter {name!r} is not among the numeric ones")
-    if x == y:
-        raise ValueError(f"an interaction needs two parameters, not {x!r} twice")
+    for x, y in pairs:
+        if x == y:
+            raise ValueError(f"an interaction needs two parameters, not {x!r} twice")
     design, places = _design(columns)
     forest = _forest(design, metric, seed)
-    grids = [_grid(columns[name], points) for name in (x, y)]
+    r_squared = float(forest.oob_score_) if np.ptp(metric) > 0 else np.nan
+    background = _background(design)
+    found = []
+    for pair in pairs:
+        grids = [_grid(columns[name], points) for name in pair]
+        surface = _surface(forest, background, [places[name] for name in pair], grids)
+        strength = _strength(surface) if np.ptp(metric) > 0 else 0.0
+        x, y = (np.exp(grid) if name in log else grid for grid, name in zip(grids, pair, strict=True))
+        found.append(Interaction(pair, x, y, surface, strength, r_squared, len(metric)))
+    return found
+
+
+def _surface(forest: RandomForestRegressor, background: Floats, places: list[int], grids: list[np.ndarray]) -> Floats:
+    """Return `[y, x]`, the forest's mean prediction with both parameters set and the others as in `background`."""
     surface = np.empty((len(grids[1]), len(grids[0])))
     for row, y_value in enumerate(grids[1]):
-        fixed = _at(design, places[y], y_value)
-        stacked = np.concatenate([_at(fixed, places[x], x_value) for x_value in grids[0]])
+        fixed = _at(background, places[1], y_value)
+        stacked = np.concatenate([_at(fixed, places[0], x_value) for x_value in grids[0]])
         surface[row] = forest.predict(stacked).reshape(len(grids[0]), -1).mean(axis=1)
+    return surface
+
+
+def _strength(surface: Floats) -> float:
     centred = surface - surface.mean()
     additive = centred.mean(axis=0, keepdims=True) + centred.mean(axis=1, keepdims=True)
     whole = float((centred**2).sum())
-    strength = float(((centred - additive) ** 2).sum()) / whole if np.ptp(metric) > 0 and whole > 0 else 0.0
-    shown = [np.exp(g) if name in log else g for g, name in zip(grids, (x, y), strict=True)]
-    r_squared = float(forest.oob_score_) if np.ptp(metric) > 0 else np.nan
-    return Interaction((x, y), shown[0], shown[1], surface, strength, r_squared, len(metric))
+    return float(((centred - additive) ** 2).sum()) / whole if whole > 0 else 0.0
 
 
 def _binned(name: str, column: np.ndarray, metric: Floats, points: int, level: float) -> MarginalCurve:
@@ -200,6 +233,13 @@ def _grid(column: np.ndarray, points: int) -> np.ndarray:
 
 def _codes(grid: np.ndarray) -> np.ndarray:
     return grid if grid.dtype.kind == "f" else np.arange(len(grid), dtype=np.float64)
+
+
+def _background(design: Floats) -> Floats:
+    """Return at most :data:`MOST_BACKGROUND` rows, evenly spaced: a mean over them is close to one over all."""
+    if len(design) <= MOST_BACKGROUND:
+        return design
+    return design[np.linspace(0, len(design) - 1, MOST_BACKGROUND).astype(int)]
 
 
 def _at(design: Floats, place: int, value: float) -> Floats:

@@ -65,8 +65,8 @@ def variance_split(factors: Mapping[str, ArrayLike], response: ArrayLike, *, bin
     return VarianceSplit(estimator, shares, total / (len(y) - 1), len(y))
 
 
-def variance_components(values: ArrayLike) -> VarianceSplit:
-    """Return the variance components of arm, seed, user and their interactions (balanced random effects).
+def variance_components(values: ArrayLike, *, names: tuple[str, str, str] = ("arm", "seed", "user")) -> VarianceSplit:
+    """Return the variance components of three crossed factors and their interactions (balanced random effects).
 
     Expected mean squares of the three-way crossed random-effects ANOVA are solved for the components (method of
     moments; Searle, Casella and McCulloch 1992, chapter 4); a component estimated below 0 is 0. With one seed its
@@ -75,6 +75,7 @@ def variance_components(values: ArrayLike) -> VarianceSplit:
     Args:
         values: `[arm, seed, user]`, paired across arms, with at least two arms and two users. Several teachers:
             flatten teacher and seed.
+        names: What the axes are called in the shares; interactions are `arm x seed`.
 
     Raises:
         ValueError: Wrong axes, NaN, fewer than two arms or users.
@@ -82,24 +83,24 @@ def variance_components(values: ArrayLike) -> VarianceSplit:
     array = finite(values, "values", ndim=3)
     n_arms, n_seeds, n_users = array.shape
     if n_arms < 2 or n_users < 2:
-        raise ValueError(f"variance components need two arms and two users at least, not {n_arms} and {n_users}")
+        raise ValueError(f"variance components need two {names[0]}s and {names[2]}s, not {n_arms} and {n_users}")
     estimator = "random-effects ANOVA, method of moments, components below 0 set to 0"
     if n_seeds == 1:
         ms = _mean_squares(array[:, 0, :])
         parts = {
-            "arm": (ms["0"] - ms["01"]) / n_users,
-            "user": (ms["1"] - ms["01"]) / n_arms,
+            names[0]: (ms["0"] - ms["01"]) / n_users,
+            names[2]: (ms["1"] - ms["01"]) / n_arms,
             "residual": ms["01"],
         }
     else:
         ms = _mean_squares(array)
         parts = {
-            "arm": (ms["0"] - ms["01"] - ms["02"] + ms["012"]) / (n_seeds * n_users),
-            "seed": (ms["1"] - ms["01"] - ms["12"] + ms["012"]) / (n_arms * n_users),
-            "user": (ms["2"] - ms["02"] - ms["12"] + ms["012"]) / (n_arms * n_seeds),
-            "arm x seed": (ms["01"] - ms["012"]) / n_users,
-            "arm x user": (ms["02"] - ms["012"]) / n_seeds,
-            "seed x user": (ms["12"] - ms["012"]) / n_arms,
+            names[0]: (ms["0"] - ms["01"] - ms["02"] + ms["012"]) / (n_seeds * n_users),
+            names[1]: (ms["1"] - ms["01"] - ms["12"] + ms["012"]) / (n_arms * n_users),
+            names[2]: (ms["2"] - ms["02"] - ms["12"] + ms["012"]) / (n_arms * n_seeds),
+            f"{names[0]} x {names[1]}": (ms["01"] - ms["012"]) / n_users,
+            f"{names[0]} x {names[2]}": (ms["02"] - ms["012"]) / n_seeds,
+            f"{names[1]} x {names[2]}": (ms["12"] - ms["012"]) / n_arms,
             "residual": ms["012"],
         }
     parts = {name: max(float(value), 0.0) for name, value in parts.items()}

@@ -100,8 +100,8 @@ class _Builder:
         self.history = self.rng.integers(5, 60, plan.users).astype(np.int32)
         self.difficulty = 2.2 + 1.3 * self.rng.standard_normal(plan.users)
         self.difficulty -= 0.35 * np.log(self.popularity[self.target - 1]) - 0.5
-        self.teacher_top = np.stack([self.rng.permutation(plan.items)[:10] + 1 for _ in range(plan.users)])
-        self.evidence = content_hash({"evidence": plan.seed})
+        lists = np.stack([self.rng.permutation(plan.items)[:20] + 1 for _ in range(plan.users)])
+        self.teacher_top, self.other_top = lists[:, :10], lists[:, 10:]
         self.clock = 1_760_000_000.0
 
     def layer_map(self, arm: str, n_student: int, draw: int | None) -> tuple[int, ...] | None:
@@ -131,9 +131,7 @@ class _Builder:
         noise = 0.05 * rng.standard_normal() + 0.45 * rng.standard_normal(plan.users)
         rank = np.exp(self.difficulty - shift + noise).astype(np.int64) + 1
         candidates = plan.items - self.history
-        top = self.teacher_top.copy()
-        swapped = rng.random(top.shape) < 0.4
-        top[swapped] = rng.integers(1, plan.items + 1, int(swapped.sum()))
+        top = np.where(rng.random(self.teacher_top.shape) < 0.4, self.other_top, self.teacher_top)
         return {
             "user": np.arange(plan.users, dtype=np.int32),
             "target": self.target,
@@ -176,7 +174,8 @@ class _Builder:
         metrics = self.metrics(ranks)
         status = known.get("status", "success")
         content = {"arm": arm, "phase": phase, "number": number, "seed": seed, "keep": keep, "sweep": plan.sweep}
-        identity = content_hash({**content, "draw": known.get("draw"), "teacher": known.get("teacher_seed", 0)})
+        teacher = known.get("teacher_seed", 0)
+        identity = content_hash({**content, "draw": known.get("draw"), "teacher": teacher})
         digest = None
         if phase == "confirm" and status == "success":
             digest = write_ranks(self.run.ranks_file(identity), ranks)
@@ -195,15 +194,15 @@ class _Builder:
             status=status,
             error="TrialDivergedError: the loss is not finite at epoch 1" if status == "failed" else None,
             seed=seed,
-            teacher="simulatedteacher" if arm != "popularity" else None,
-            teacher_seed=known.get("teacher_seed", 0),
+            teacher=self.teacher(teacher) if arm != "popularity" else None,
+            teacher_seed=teacher,
             n_teacher_layers=plan.layers,
             n_student_layers=n_student,
             layer_map=None if n_student is None else self.layer_map(arm, n_student, known.get("draw")),
             keep_ratio=keep,
             configuration=config,
             draw=known.get("draw"),
-            evidence=self.evidence if arm in SCORED else None,
+            evidence=self.evidence(teacher) if arm in SCORED else None,
             epochs=epochs,
             validation={} if status == "failed" else validation,
             test=metrics if digest else None,
@@ -220,43 +219,48 @@ class _Builder:
         loss = 5.5 - 2.2 * done + 0.02 * self.rng.standard_normal()
         return {"epoch": epoch, "loss": loss, "ndcg@10": float(final * done), "seconds": 1.2}
 
-    def write_evidence(self) -> None:
-        plan, rows, means = self.plan, [], {}
-        depth = np.arange(plan.layers)
-        for name in SCORED:
-            key = np.random.default_rng(int(content_hash(name, digits=8), 16))
-            base = np.exp(0.25 * (depth - plan.layers / 2) * key.choice([1, 1.6, -0.4]) + 0.2 * key.random(plan.layers))
-            replicates = base * np.exp(0.12 * self.rng.standard_normal((3, plan.layers)))
-            means[name] = replicates.mean(0)
-            rows += [(name, r, la, float(replicates[r, la])) for r in range(3) for la in range(plan.layers)]
+    def teacher(self, seed: int) -> str:
+        return f"simulatedteacher{seed}"
+
+    def evidence(self, teacher: int) -> str:
+        return content_hash({"evidence": self.plan.seed, "teacher": teacher})
+
+    def scores(self, name: str, teacher: int) -> np.ndarray:
+        """Return ``[sample, layer]``: a shape of the selector's own, shifted by the teacher, with noise."""
+        depth = np.arange(self.plan.layers)
+        key = np.random.default_rng(int(content_hash(name, digits=8), 16))
+        base = 0.25 * (depth - self.plan.layers / 2) * key.choice([1, 1.6, -0.4]) + 0.2 * key.random(self.plan.layers)
+        base += 0.3 * np.random.default_rng([teacher, len(name)]).standard_normal(self.plan.layers) * (teacher > 0)
+        return np.exp(base + 0.12 * self.rng.standard_normal((3, self.plan.layers)))
+
+    def write_evidence(self, teacher: int) -> None:
+        plan, identity = self.plan, self.evidence(teacher)
+        scores = {name: self.scores(name, teacher) for name in SCORED}
+        rows = [(n, r, la, float(s[r, la])) for n, s in scores.items() for r in range(3) for la in range(plan.layers)]
         columns = list(zip(*rows, strict=True))
         names = ["selector", "replicate", "layer", "score"]
         table = pa.table({n: list(c) for n, c in zip(names, columns, strict=True)})
-        folder = self.run.evidence(self.evidence)
-        with atomic_write(folder / "scores.parquet") as path:
+        with atomic_write(self.run.evidence(identity) / "scores.parquet") as path:
             pq.write_table(table, path)
-        tau = {a: {b: float(np.corrcoef(means[a], means[b])[0, 1]) for b in SCORED} for a in SCORED}
-        write_json(
-            folder / "evidence.json",
-            {
-                "teacher": "simulatedteacher",
-                "samples": 512,
-                "replicates": 3,
-                "kinds": {n: {"seconds": 1.5, "peak_memory_bytes": 5e8} for n in SCORED},
-                "selectors": {
-                    n: {
-                        "seconds": 1.5,
-                        "depth_concentration": {"mean": float(means[n][-2:].mean() / means[n][:2].mean()),
-                                                "standard_error": 0.1},
-                        "stability": 0.8,
-                    }
-                    for n in SCORED
-                },
-                "layer_maps": {n: {str(k): list(self.layer_map(n, k, None)) for k in (2, 4)} for n in SCORED},
-                "kendall": tau,
-                "overlap": {},
+        means = {name: own.mean(0) for name, own in scores.items()}
+        about = {
+            "teacher": self.teacher(teacher),
+            "samples": 512,
+            "replicates": 3,
+            "kinds": {n: {"seconds": 1.5, "peak_memory_bytes": 5e8} for n in SCORED},
+            "selectors": {
+                n: {
+                    "seconds": 1.5,
+                    "depth_concentration": {"mean": float(m[-2:].mean() / m[:2].mean()), "standard_error": 0.1},
+                    "stability": 0.8,
+                }
+                for n, m in means.items()
             },
-        )  # fmt: skip
+            "layer_maps": {n: {str(k): list(self.layer_map(n, k, None)) for k in (2, 4)} for n in SCORED},
+            "kendall": {a: {b: float(np.corrcoef(means[a], means[b])[0, 1]) for b in SCORED} for a in SCORED},
+            "overlap": {},
+        }
+        write_json(self.run.evidence(identity) / "evidence.json", about)
 
     def write_items(self) -> None:
         n, genres = self.plan.items, ["Drama", "Comedy", "Action", "Horror"]
@@ -372,7 +376,8 @@ def build(root: Path, plan: Simulation | None = None) -> Path:
     builder.write_signature()
     builder.write_plan()
     builder.write_items()
-    builder.write_evidence()
+    for teacher in range(builder.plan.teachers):
+        builder.write_evidence(teacher)
     builder.search()
     builder.confirm()
     return Path(root)

@@ -77,17 +77,28 @@ CASES = {
         note=NOTE,
     ),
     "variance": lambda: effects.variance_split(rows(source=["user", "arm x seed"], share=[0.9, 0.1]), note=NOTE),
+    "variance of scores": lambda: effects.variance_bars(
+        rows(selector=["fisher"] * 2 + ["taylor"], source=["layer", "sample x layer", "layer"], share=[0.9, 0.1, 1.0]),
+        note=NOTE,
+    ),
     "critical": lambda: effects.critical_difference(
         {"a": 1.2, "b": 1.8, "c": 3.0}, 0.7, blocks=6, p_value=0.01, note=NOTE
     ),
     "importance": lambda: layers.layer_importance(
         rows(selector=["fisher"] * 2, layer=[0, 1], mean=[0.5, 1.0], low=[0.4, np.nan], high=[0.6, np.nan]), note=NOTE
     ),
+    "importance of two teachers": lambda: layers.layer_importance(
+        rows(
+            selector=["fisher"] * 4, teacher_seed=[0, 0, 1, 1], layer=[0, 1] * 2, mean=[0.5, 1.0] * 2, low=0.4, high=1.1
+        ),
+        comments={"fisher": "stability 0.80, teachers agree 0.90"},
+        note=NOTE,
+    ),
     "selection": lambda: layers.layer_selection(
         rows(arm=["tail"] * 2, keep_ratio=[0.5] * 2, layer=[0, 1], share=[1.0, 0.0]), note=NOTE
     ),
     "training": lambda: curves.training_curves(LINES, metric="ndcg@10", note=NOTE),
-    "budget": lambda: curves.budget_curves(LINES.rename(columns={"epoch": "trials"}), metric="ndcg@10", note=NOTE),
+    "budget": lambda: curves.budget_curves(LINES.rename(columns={"epoch": "budget"}), metric="ndcg@10", note=NOTE),
     "roc": lambda: curves.roc_curves(
         rows(arm=["tail"] * 2, keep_ratio=0.5, false_positive=[0.0, 1.0], mean=[0.0, 1.0], low=0.0, high=1.0, auc=0.5),
         note=NOTE,
@@ -105,7 +116,14 @@ CASES = {
         note=NOTE,
     ),
     "sensitivity": lambda: sensitivity.sensitivity_curves(
-        rows(parameter=["temperature"] * 2, x=[1.0, 2.0], mean=[0.1, 0.2], low=[0.0, 0.1], high=[0.2, 0.3]),
+        rows(
+            arm=["all arms"] * 2 + ["tail"],
+            parameter=["temperature"] * 3,
+            x=[1.0, 2.0, 1.5],
+            mean=[0.1, 0.2, 0.1],
+            low=[0.0, 0.1, np.nan],
+            high=[0.2, 0.3, np.nan],
+        ),
         rows(arm=["tail"] * 2, value=[0.1, 0.2], temperature=[1.0, 2.0]),
         metric="ndcg@10",
         note=NOTE,
@@ -157,6 +175,23 @@ def test_arms_keep_their_colour_and_differ_from_each_other():
         "scratch_kd",
     )
     assert len({arm_colour(name) for name in names}) == len(names)
+
+
+def test_several_teachers_stand_side_by_side_from_light_to_dark():
+    figure = CASES["importance of two teachers"]()
+    bars = figure.axes[0].patches
+    assert len(bars) == 4
+    assert bars[0].get_x() + bars[0].get_width() < bars[2].get_x() + 1e-9  # layer 0: teacher 0 left of teacher 1
+    assert bars[0].get_alpha() < bars[2].get_alpha()
+    assert "teachers of seed 0, 1" in figure._suptitle.get_text()
+
+
+def test_bars_of_importance_are_of_all_arms_together_and_not_a_mean_of_means():
+    frame = rows(parameter=["temperature", "lr"] * 2, method=["fANOVA"] * 4, value=[0.7, 0.3, 0.1, 0.9],
+                 arm=["all arms"] * 2 + ["tail"] * 2)  # fmt: skip
+    panel = sensitivity.parameter_importance(frame, note=NOTE).axes[0]
+    assert [bar.get_width() for bar in panel.patches] == pytest.approx([70, 30])
+    assert [float(line.get_xdata()[0]) for line in panel.lines] == pytest.approx([10])
 
 
 def test_no_empty_panel_is_left_visible():

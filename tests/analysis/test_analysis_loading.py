@@ -155,6 +155,7 @@ def test_the_configuration_that_stands_for_an_arm_is_chosen_on_validation_data(r
     changed = type(run)(run.root, run.signature, run.plan, frame, run.curves, run.refused)
     assert mine[0] not in changed.chosen("fisher", 0.5).index
     frame.loc[mine[0], ["validation.ndcg@10", "test.ndcg@10"]] = [1.0, 0.0]
+    changed = type(run)(run.root, run.signature, run.plan, frame, run.curves, run.refused)
     assert list(changed.chosen("fisher", 0.5).index) == [mine[0]]
 
 

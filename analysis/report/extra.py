@@ -1,0 +1,117 @@
+"""The tables between the figures: every test, interactions, lists against the teacher's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+from markupsafe import Markup
+
+from analysis.captions import BETTER, CLOSE, SEARCH, USERS
+from analysis.figures.names import arm_name, parameter_name, the
+from analysis.report.cells import Cell, number, p_number, table
+from analysis.results import Results
+
+TESTS = (
+    *("arm", "kept", "difference", "interval", "p", "p of not worse by more than the margin", "p of equivalence"),
+    *("effect size over seeds", "smallest difference found with 80 % power", "more seeds for 1 %"),
+)
+TESTS_TEXT = (
+    "Differences in % of the other arm’s mean. p: that there is no difference, corrected with Holm over all rows, as "
+    "are the two tests against the margin. Effect size: Hedges’ g of paired differences over seeds. The last two "
+    "columns say what the seeds and users at hand could find, with the same correction."
+)
+
+
+def more_tables(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[dict[str, str | Markup]]:
+    """Yield ``section``, ``title``, ``text`` and ``table`` (HTML) of each table that is shown as a table."""
+    settings = results.run.settings
+    for name, section, against in (
+        ("against_reference", BETTER, settings["reference"]),
+        ("against_uniform", BETTER, "uniform"),
+        ("against_teacher", CLOSE, "teacher"),
+    ):
+        if name in tables:
+            title = f"Every test against {the(against)}"
+            yield _entry(section, title, TESTS_TEXT, name, table(TESTS, map(_tests, _rows(tables[name]))))
+    if "against_best_simple" in tables:
+        rows = [row for row in _rows(tables["against_best_simple"]) if row["kind"] == "selector"]
+        cells = [
+            [arm_name(row["arm"]), kept(row["keep_ratio"]), arm_name(row["against"]), number(row["relative"], "+.1%"),
+             _interval(row), str(row["word"])]
+            for row in rows
+        ]  # fmt: skip
+        text = "The opponent is the best of those that measure nothing, by validation quality; exploratory."
+        heads = ("arm", "kept", "against", "difference", "interval", "verdict")
+        title = "Against the best selector without evidence"
+        yield _entry(BETTER, title, text, "against_best_simple", table(heads, cells, texts=(2, 5)))
+    yield from _searched(tables)
+    yield from _lists(tables)
+
+
+def kept(ratio: float) -> Cell:
+    """Return a cell of a keep-ratio."""
+    return f"{100 * ratio:g} %", ratio
+
+
+def _searched(tables: dict[str, pd.DataFrame]) -> Iterator[dict[str, str | Markup]]:
+    if "interactions" not in tables:
+        return
+    cells = [
+        [arm_name(row["arm"]), parameter_name(row["x"]), parameter_name(row["y"]),
+         number(row["strength"] if row["r_squared"] > 0 else None, ".0%"), number(row["r_squared"], ".2f"),
+         number(row["n"], ".0f")]
+        for row in _rows(tables["interactions"])
+    ]  # fmt: skip
+    text = (
+        "How much of a random forest’s surface over two hyper-parameters no sum of two curves explains. The fit is its "
+        "R² on trials that each tree has not seen; a dash stands where it is not above 0: that surface is noise."
+    )
+    heads = ("arm", "hyper-parameter", "with", "interaction", "fit (R²)", "trials")
+    title = "Pairs of hyper-parameters, arm by arm"
+    yield _entry(SEARCH, title, text, "interactions", table(heads, cells, texts=(1, 2)))
+
+
+def _lists(tables: dict[str, pd.DataFrame]) -> Iterator[dict[str, str | Markup]]:
+    if "lists_against_teacher" not in tables:
+        return
+    shares = ("overlap", "both", "only_teacher", "only_student", "neither")
+    cells = [
+        [arm_name(row["arm"]), kept(row["keep_ratio"]), *(number(row[name], ".1%") for name in shares)]
+        for row in _rows(tables["lists_against_teacher"])
+    ]
+    text = (
+        "Overlap: how many of the teacher’s ten best items an arm also has among its ten. The other columns are shares "
+        "of users whose target stands among the ten of both, of the teacher alone, of the arm alone, or of neither; "
+        "means over users and runs."
+    )
+    heads = ("arm", "kept", "overlap", "found by both", "by the teacher alone", "by the arm alone", "by neither")
+    yield _entry(USERS, "Lists of ten beside the teacher’s", text, "lists_against_teacher", table(heads, cells))
+
+
+def _entry(section: str, title: str, text: str, name: str, content: Markup | None) -> dict[str, str | Markup]:
+    return {"section": section, "title": title, "text": text, "name": name, "table": content or Markup("")}
+
+
+def _rows(frame: pd.DataFrame) -> list[dict]:
+    return frame.to_dict("records")
+
+
+def _tests(row: dict) -> list[Cell]:
+    return [
+        arm_name(row["arm"]),
+        kept(row["keep_ratio"]),
+        number(row["relative"], "+.1%"),
+        _interval(row),
+        p_number(row["p_adjusted"]),
+        p_number(row["p_non_inferior"]),
+        p_number(row["p_equivalent"]),
+        number(row["effect_seeds"], "+.2f"),
+        number(row["detectable"], ".1%"),
+        number(row["more_seeds"], ",.0f"),
+    ]
+
+
+def _interval(row: dict) -> Cell:
+    low, high = number(row["relative_low"], "+.1%"), number(row["relative_high"], "+.1%")
+    return f"{low[0]} to {high[0]}", row["relative_low"]
