@@ -7,10 +7,10 @@ with made-up numbers. Without ``--tune`` nodes are simulated: each runs one tria
 simulated minute, and everything that raydistill's driver does is really done: searcher, dealer, samplers, studies on
 disk, progress, records written and read. With ``--tune`` the same goes through Ray Tune on this machine's cores.
 
-Prints, as JSON: trials of each phase; the driver's milliseconds a trial by what they were spent on, of its own (CPU) and
-by the clock, which tells more about what else runs; memory before and after; how busy the simulated nodes were; and what
-continuing costs, which reads every record, checks its hash and deals what is left. A record is written by its trial, not
-by the driver; the time of it is said apart.
+Prints, as JSON: trials of each phase; the driver's milliseconds a trial by what they were spent on, of its own (CPU)
+and by the clock, which tells more about what else runs; memory before and after; how busy the simulated nodes were; and
+what continuing costs, which reads every record, checks its hash and deals what is left. A record is written by its
+trial, not by the driver; the time of it is said apart.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def outcome(spec: TrialSpec, sweep: Sweep) -> Record:
 
 
 class Driver:
-    """Everything that raydistill's own driver does for a trial, with the seconds that each part took, by its CPU and by the clock.
+    """Everything that raydistill's own driver does for a trial, with the seconds that each part took.
 
     Args:
         sweep: The sweep.
