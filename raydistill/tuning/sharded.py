@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def run_sharded(
     name: str,
     storage: Path,
     workers: Workers | None = None,
-    callbacks: Sequence[ray.train.UserCallback] = (),
+    trainer: type[TorchTrainer] = TorchTrainer,
 ) -> Any:
     """Return what ``function(arguments, context)`` returns on the first of the sweep's workers.
 
@@ -63,7 +63,7 @@ def run_sharded(
         name: Of the run; the same name and storage continue an interrupted run.
         storage: Where checkpoints go; shared by all nodes.
         workers: Other workers than those of the sweep.
-        callbacks: Told of every report.
+        trainer: Starts and watches the workers.
 
     Raises:
         RaydistillError: The function raised one, or the workers were lost too often.
@@ -71,7 +71,7 @@ def run_sharded(
     execution = sweep.execution
     if workers is None:
         workers = Workers(execution.workers, cpus_per_worker(execution.workers), execution.gpus_per_worker)
-    trainer = TorchTrainer(
+    launch = trainer(
         _worker,
         train_loop_config={
             "function": function,
@@ -88,11 +88,10 @@ def run_sharded(
             name=name,
             storage_path=str(storage),
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            callbacks=list(callbacks),
         ),
     )
     try:
-        result = trainer.fit()
+        result = launch.fit()
     except ray.train.TrainingFailedError as error:
         raise _cause(error) from error
     return result.return_value

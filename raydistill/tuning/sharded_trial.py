@@ -6,15 +6,19 @@ Starting the workers costs seconds, so a trial that one process can train runs a
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Mapping
 from typing import Any
 
 import ray
-from ray.tune.integration.ray_train import TuneReportCallback
+from ray import tune
+from ray.train import Result
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.controller import TrainController
 
 from raydistill.config import Sweep
-from raydistill.records import RunDirectory
+from raydistill.records import RunDirectory, read_record
 from raydistill.training.context import RunContext
 from raydistill.training.trial import Trial, TrialSpec
 from raydistill.tuning.sharded import Workers, run_sharded
@@ -45,17 +49,32 @@ def trial_workers(sweep: Sweep) -> Workers:
     return Workers(number, min(execution.cpus_per_trial, max(0.1, int(10 * room) / 10)), gpus)
 
 
+class TrainerInActor(TorchTrainer):
+    """A trainer whose controller runs in the actor that calls ``fit``, which Tune reuses from trial to trial.
+
+    Ray's own would start a process for the controller of each trial, import torch there, and only then begin
+    with the workers: about a third of the time that a launch takes.
+    """
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Result:
+        controller = TrainController(**arguments)
+        asyncio.run(controller.run())
+        return controller.get_result()
+
+
 def run_sharded_trial(config: Mapping[str, Any]) -> None:
     """Run the trial of ``config["spec"]`` on its workers; the first of them writes the record.
 
-    A trial whose driver was lost continues from its last epoch.
+    A trial whose driver was lost continues from its last epoch. Tune, and the trackers through it, get the numbers
+    of the epochs at the end: a queue to send them on the way would be one more process.
 
     Raises:
         RaydistillError: The workers were lost too often.
     """
     resources = resources_of(config["run"], config["cache"])
     identity = TrialSpec(**config["spec"]).identity(resources.sweep, resources.data.hash)
-    storage = RunDirectory(config["run"]).root / "ray" / "train"
+    run = RunDirectory(config["run"])
+    storage = run.root / "ray" / "train"
     run_sharded(
         train_in_worker,
         {name: config[name] for name in ("spec", "run", "cache")},
@@ -63,9 +82,13 @@ def run_sharded_trial(config: Mapping[str, Any]) -> None:
         name=f"trial-{identity}",
         storage=storage,
         workers=Workers(**config["workers"]),
-        callbacks=[TuneReportCallback()],
+        trainer=TrainerInActor,
     )
     shutil.rmtree(storage / f"trial-{identity}", ignore_errors=True)
+    record = read_record(run.record_file(identity))
+    for row in record.curves:
+        tune.report({key: value for key, value in row.items() if key != "epoch"})
+    tune.report({"record": record.id, "status": record.status})
 
 
 def train_in_worker(arguments: Mapping[str, Any], context: RunContext) -> str:

@@ -20,7 +20,13 @@ from raydistill.records import RunDirectory
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 HEAD, WORKER = "10.78.0.2", "10.78.0.3"
-SMALL = ("selectors=[uniform]", "controls=[popularity]", "search.space.keep_ratio={choice: [0.5]}", "confirm.seeds=1")
+SMALL = (
+    "selectors=[uniform]",
+    "controls=[popularity]",
+    "search.space.keep_ratio={choice: [0.5]}",
+    "search.trials=1",
+    "confirm.seeds=1",
+)
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
 
@@ -214,7 +220,6 @@ def test_a_sweep_with_two_workers_over_two_hosts_gives_its_report(running):
         "confirm popularity",
         "confirm uniform keep=0.5 seed=1",
         "search uniform keep=0.5 #0",
-        "search uniform keep=0.5 #1",
     ]
     assert {record.status for record in records} == {"success"}
 
