@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,14 +116,16 @@ def prepare_preference(
     return PreferenceData.load(folder, sequences, verify=False)
 
 
-def _write_tokens(path: Path, chunks: Any, columns: dict[str, np.ndarray]) -> np.ndarray:
+def _write_tokens(
+    path: Path, chunks: Iterator[tuple[list[list[int]], np.ndarray]], columns: dict[str, np.ndarray]
+) -> np.ndarray:
     """Write the token ids of all chunks to a file and return them mapped; add ``lengths`` and ``history_shown``."""
     lengths, shown = [], []
     with open(path, "wb") as file:
         for ids, entries in chunks:
             lengths.append(np.fromiter(map(len, ids), np.int32, len(ids)))
             shown.append(entries.astype(np.int32))
-            np.concatenate(ids, dtype=np.int32).tofile(file)
+            np.fromiter(chain.from_iterable(ids), np.int32).tofile(file)
     columns["lengths"], columns["history_shown"] = np.concatenate(lengths), np.concatenate(shown)
     if not columns["lengths"].all():
         raise DataError(
