@@ -13,8 +13,8 @@ first item, and the last item says which of three permutations:
 - ``hop``: 6 blocks trained with the attention output held at zero in all but one, which alone can carry the first item
   to the last position. Found: the student of 2 layers has that block.
 
-For each family and for all together, prints a table of found / tried with 95% Wilson intervals. Plants of one base teacher
-are not independent of each other: the intervals are a little too narrow.
+For each family and for all together, prints a table of found / tried with 95% Wilson intervals. Plants of one base
+teacher are not independent of each other: the intervals are a little too narrow.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ ARMS = {
 
 
 def make(family: str, layers: int, seed: int) -> Recommender:
-    """Return an untrained teacher; the norms of a post-norm family stay untrained, so that a no-op block is possible."""
+    """Return an untrained teacher; post-norm families keep untrained norms, so that a no-op block is possible."""
     # Blocks are moved about, so they must all be of one type.
     types = {"layer_types": ["full_attention"] * layers} if family in ("gemma2", "gemma3") else {}
     model = build_recommender(

@@ -56,15 +56,16 @@ def example_losses(
 
 
 def draw_labels(
-    logits: Float[Tensor, "targets classes"], uniforms: Float[Tensor, " targets"]
-) -> Int[Tensor, " targets"]:
-    """Return one label for each target, drawn from the model's softmax by inverting its distribution function.
+    logits: Float[Tensor, "targets classes"], uniforms: Float[Tensor, "*draws targets"]
+) -> Int[Tensor, "*draws targets"]:
+    """Return labels for each target, drawn from the model's softmax by inverting its distribution function.
 
     A target's draw depends on its own uniform number in [0, 1) alone, not on how examples are cut into chunks.
     """
     cumulative = logits.detach().double().softmax(dim=-1).cumsum(dim=-1)
-    places = torch.searchsorted(cumulative, uniforms.double().unsqueeze(1) * cumulative[:, -1:], right=True)
-    return places.flatten().clamp(max=logits.shape[-1] - 1)
+    heights = uniforms.double().reshape(-1, len(logits)).T * cumulative[:, -1:]
+    places = torch.searchsorted(cumulative, heights.contiguous(), right=True)
+    return places.clamp_(max=logits.shape[-1] - 1).T.reshape(uniforms.shape)
 
 
 def real_positions(batch: CalibrationBatch, stack: str) -> Bool[Tensor, "examples seq"]:

@@ -1,12 +1,14 @@
 """Evidence of how much each block matters, measured on calibration samples of the training data.
 
 Kinds share passes, and each kind is charged with the whole of every pass it needs, as if it were the only one that is
-measured, so that the cost of an arm does not depend on the other arms of a sweep:
+measured, so that the cost of an arm hardly depends on the other arms of a sweep:
 
-- ``observe``: one forward without gradient, under eager attention where ``attention`` is asked for; and
-  ``attention`` or ``hidden``, what is computed from it. Charged to attention, block_influence, contiguous.
-- ``forward``: one forward with gradient. Charged to every Fisher kind, to gradient and every Taylor kind.
-- ``labels``: one backward with the labels of the data, and per-example norms. Charged to the same but the true Fisher.
+- ``forward``: one forward, which gives attention probabilities, hidden states and logits at once. It keeps a graph
+  where any kind needs gradients, and runs under eager attention where ``attention`` is asked for; both make it a little
+  dearer for the kinds that need neither. Charged to all but the kinds that skip blocks.
+- ``attention``, ``hidden``: what is computed from these. Charged to attention; to block_influence and contiguous.
+- ``labels``: one backward with the labels of the data, and per-example norms. Charged to every kind of gradients but
+  the true Fisher.
 - ``draws``: one backward and per-example norms for each draw of labels. Charged to the true Fisher.
 - ``base_loss``: one forward; ``leave_one_out``: one for each block; ``greedy``: n (n + 1) / 2. Charged to the kinds
   that skip blocks.
@@ -29,16 +31,10 @@ from raydistill.models import Stack, backbone_of, blocks, stacks_of, with_attent
 from raydistill.seeding import stream
 from raydistill.selectors import KINDS
 from raydistill.training.calibration import CalibrationBatch, Logits, real_positions
-from raydistill.training.gradient_pass import DRAWN, LABELLED, gradient_kinds
+from raydistill.training.gradient_pass import DRAWN, GRADIENT_KINDS, GradientSums
 from raydistill.training.meter import Meter
-from raydistill.training.observation import (
-    angular_distances,
-    attention_states,
-    block_states,
-    concentration,
-    removal,
-    turning,
-)
+from raydistill.training.observation import Observations, attention_states, block_states, removal
+from raydistill.training.per_example import recorded
 
 __all__ = ["CalibrationBatch", "Evidence", "measure_evidence", "passes_of"]
 
@@ -119,18 +115,16 @@ def measure_evidence(
     chosen = _stack(model, stack)
     rows = list(blocks(model, chosen.name))
     n_examples = _check_size(batches_per_replicate, samples)
-    if asked & {*DRAWN, *LABELLED}:
+    if asked & set(GRADIENT_KINDS):
         _check_parameters(model, rows)
     device = next(model.parameters()).device
     values: dict[str, list[np.ndarray]] = defaultdict(list)
     with _evaluating(model), Meter(device) as meter:
         for replicate, batches in enumerate(batches_per_replicate):
             measured: dict[str, np.ndarray] = {}
-            if asked & set(_OBSERVED):
-                measured |= _observed(model, batches, logits, chosen, rows, asked, chunk_size, meter)
-            if asked & {*DRAWN, *LABELLED}:
+            if asked & {*_OBSERVED, *GRADIENT_KINDS}:
                 rng = stream(seed, "evidence", replicate)
-                measured |= gradient_kinds(model, batches, logits, rows, asked, rng, draws, chunk_size, meter)
+                measured |= _of_one_forward(model, batches, logits, chosen, rows, asked, rng, draws, chunk_size, meter)
             if asked & set(_REMOVED):
                 pieces = [piece for batch in batches for piece, _ in batch.to(device).chunks(chunk_size)]
                 measured |= removal(model, pieces, logits, chosen, len(rows), asked, meter)
@@ -147,43 +141,34 @@ def measure_evidence(
 
 def _passes(kind: str) -> tuple[str, ...]:
     if kind in _OBSERVED:
-        return ("observe", _OBSERVED[kind])
+        return ("forward", _OBSERVED[kind])
     if kind in _REMOVED:
         return ("base_loss", kind if kind == "leave_one_out" else "greedy")
     return ("forward", "draws" if kind in DRAWN else "labels")
 
 
-def _observed(model, batches, logits, stack, rows, asked, chunk_size, meter) -> dict[str, np.ndarray]:
-    """Return attention, block_influence and contiguous of one replicate."""
-    attention, hidden = "attention" in asked, bool(asked & {"block_influence", "contiguous"})
-    found: dict[str, list[torch.Tensor]] = defaultdict(list)
-    with _eager(model) if attention else nullcontext(), torch.no_grad():
+def _of_one_forward(model, batches, logits, stack, rows, asked, rng, draws, chunk_size, meter) -> dict[str, np.ndarray]:
+    """Return every kind of one replicate but those that skip blocks, from one forward pass over each chunk."""
+    attention, gradients = "attention" in asked, bool(asked & set(GRADIENT_KINDS))
+    watched = rows if asked & {"block_influence", "contiguous", "taylor_block"} else []
+    observations, sums = Observations(asked, meter), GradientSums(rows, asked, meter)
+    device = next(model.parameters()).device
+    with _eager(model) if attention else nullcontext(), torch.set_grad_enabled(gradients):
         for batch in batches:
-            for piece, _ in batch.to(next(model.parameters()).device).chunks(chunk_size):
-                real = real_positions(piece, stack.name)
+            uniforms = torch.from_numpy(rng.random((draws, len(batch.labels)))).to(device)
+            for piece, places in batch.to(device).chunks(chunk_size):
                 with (
-                    meter.part("observe"),
-                    block_states(rows if hidden else []) as states,
+                    meter.part("forward"),
+                    recorded(rows if gradients else [], piece.n_rows) as recording,
+                    block_states(watched) as states,
                     attention_states(model, stack) if attention else nullcontext([]) as probabilities,
                 ):
-                    logits(model, piece)
-                if attention:
-                    with meter.part("attention"):
-                        each, usable = zip(*(concentration(one, real) for one in probabilities), strict=True)
-                        found["attention"].append(torch.stack(each, dim=1)[usable[0]])
-                if hidden:
-                    with meter.part("hidden"):
-                        if "block_influence" in asked:
-                            found["block_influence"].append(turning(states, real))
-                        if "contiguous" in asked:
-                            found["contiguous"].append(angular_distances(states, real))
-    if attention and not sum(map(len, found["attention"])):
-        raise EvidenceError(
-            "no calibration example has a position that may look at two others",
-            where="evidence attention",
-            mend="use longer sequences, or leave out the selectors that need attention",
-        )
-    return {kind: torch.cat(each).mean(dim=0).cpu().numpy() for kind, each in found.items()}
+                    scores = logits(model, piece)
+                if asked & set(_OBSERVED):
+                    observations.add(real_positions(piece, stack.name), probabilities, states)
+                if gradients:
+                    sums.add(piece, scores, recording, states, uniforms[:, places])
+    return observations.values() | (sums.values() if gradients else {})
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -63,16 +64,62 @@ def concentration(
     positions counts as open if any head of any example gives it more than zero, which a mask never does. A causal
     model's position i so has i + 1 keys, a sliding window's at most its width.
     """
-    weights = probabilities.double()
+    weights = probabilities.detach()
+    if weights.dtype not in (torch.float32, torch.float64):
+        weights = weights.float()
     pairs = real[:, :, None] & real[:, None, :]
     opened = ((weights != 0).any(dim=1) & pairs).any(dim=0)  # NaN counts as open, and shows in the result
     keys = (pairs & opened).sum(dim=-1)
     entropy = -torch.xlogy(weights, weights).sum(dim=-1)
     rows = keys > 1
-    each = 1 - entropy / keys.clamp(min=2).double().log()[:, None]
+    each = 1 - entropy.double() / keys.clamp(min=2).double().log()[:, None]
     n_rows = rows.sum(dim=-1)
     mean = each.masked_fill(~rows[:, None], 0).sum(dim=-1).mean(dim=1) / n_rows.clamp(min=1)
     return mean, n_rows > 0
+
+
+class Observations:
+    """Adds up attention, block_influence and contiguous over the chunks of one replicate.
+
+    Args:
+        asked: Kinds to measure.
+        meter: Charged with ``attention`` and ``hidden``, what is computed from a forward pass.
+    """
+
+    def __init__(self, asked: set[str], meter: Meter) -> None:
+        self.asked = asked
+        self.meter = meter
+        self.found: dict[str, list[Tensor]] = defaultdict(list)
+
+    @torch.no_grad()
+    def add(
+        self, real: Bool[Tensor, "n seq"], probabilities: Sequence[Tensor], states: Sequence[tuple[Tensor, Tensor]]
+    ) -> None:
+        """Add a chunk: its real positions, each block's attention probabilities, each block's input and output."""
+        if "attention" in self.asked:
+            with self.meter.part("attention"):
+                each, usable = zip(*(concentration(one, real) for one in probabilities), strict=True)
+                self.found["attention"].append(torch.stack(each, dim=1)[usable[0]])
+        if self.asked & {"block_influence", "contiguous"}:
+            with self.meter.part("hidden"):
+                if "block_influence" in self.asked:
+                    self.found["block_influence"].append(turning(states, real))
+                if "contiguous" in self.asked:
+                    self.found["contiguous"].append(angular_distances(states, real))
+
+    def values(self) -> dict[str, np.ndarray]:
+        """Return the kinds, ``Float64[layers]``, or ``[layers, layers]`` for ``contiguous``.
+
+        Raises:
+            EvidenceError: Attention is asked for, and no position may look at two others.
+        """
+        if "attention" in self.asked and not sum(map(len, self.found["attention"])):
+            raise EvidenceError(
+                "no calibration example has a position that may look at two others",
+                where="evidence attention",
+                mend="use longer sequences, or leave out the selectors that need attention",
+            )
+        return {kind: torch.cat(each).mean(dim=0).cpu().numpy() for kind, each in self.found.items()}
 
 
 def mean_over(values: Float[Tensor, "n seq"], real: Bool[Tensor, "n seq"]) -> Float[Tensor, " n"]:

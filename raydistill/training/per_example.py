@@ -38,7 +38,7 @@ class Call:
     module: nn.Module
     input: Tensor
     output: Tensor
-    gram: Tensor | None = None  # of the input, kept for further backward passes through the same forward
+    kept: Tensor | None = None  # made of the input alone, for further backward passes through the same forward
 
 
 @dataclass
@@ -130,7 +130,7 @@ def squared_norms(
     Returns:
         Both in float64.
     """
-    squares = torch.zeros(len(losses), n_layers, dtype=torch.float64, device=losses.device)
+    squares = torch.zeros(n_layers, len(losses), dtype=torch.float64, device=losses.device)
     inner = torch.zeros_like(squares)
     calls: dict[int, list[tuple[Call, Tensor]]] = {}
     for call, gradient in zip(recording.calls, gradients, strict=True):
@@ -140,11 +140,12 @@ def squared_norms(
         for of_module in calls.values():
             layer, module = of_module[0][0].layer, of_module[0][0].module
             square, product = _of_module(module, of_module, products)
-            squares[:, layer] += square.double()
-            inner[:, layer] += product
+            squares[layer] += square
+            if products:
+                inner[layer] += product
     if recording.rest:
         _add_one_by_one(recording.rest, losses, squares, inner)
-    return squares, inner
+    return squares.T, inner.T
 
 
 def _add_one_by_one(rest: list[tuple[int, nn.Parameter]], losses: Tensor, squares: Tensor, inner: Tensor) -> None:
@@ -153,8 +154,8 @@ def _add_one_by_one(rest: list[tuple[int, nn.Parameter]], losses: Tensor, square
         gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
         for (layer, parameter), gradient in zip(rest, gradients, strict=True):
             if gradient is not None:
-                squares[row, layer] += gradient.square().sum()
-                inner[row, layer] += (gradient * parameter.detach()).sum()
+                squares[layer, row] += gradient.square().sum()
+                inner[layer, row] += (gradient * parameter.detach()).sum()
 
 
 def _of_module(module: nn.Module, calls: list[tuple[Call, Tensor]], products: bool) -> tuple[Tensor, Tensor | float]:
@@ -167,7 +168,7 @@ def _of_module(module: nn.Module, calls: list[tuple[Call, Tensor]], products: bo
     for call, gradient in calls:
         for name, value in _gradients(module, call, gradient).items():
             by_name[name] = by_name[name] + value if name in by_name else value
-    square = sum(value.flatten(1).square().sum(dim=1) for value in by_name.values())
+    square = sum(_squared(value.flatten(1)) for value in by_name.values())
     if not products:
         return square, 0.0
     parameters = dict(module.named_parameters(recurse=False))
@@ -177,20 +178,18 @@ def _of_module(module: nn.Module, calls: list[tuple[Call, Tensor]], products: bo
 def _linear(calls: list[tuple[Call, Tensor]], bias: bool) -> Float[Tensor, " n"]:
     """Return the squared norms of one linear map, whose calls are laid end to end along the sequence."""
     first = calls[0][0]
-    a, d = _joined([call.input for call, _ in calls]), _joined([gradient for _, gradient in calls])
-    n_rows, length, n_in = a.shape
-    n_out = d.shape[2]
+    d = _joined([gradient for _, gradient in calls])
+    n_rows, length, n_out = d.shape
+    n_in = first.input.shape[-1]
     if length * (n_in + n_out) <= n_in * n_out:
-        if first.gram is None or first.gram.shape[1] != length:
-            first.gram = a @ a.transpose(1, 2) + int(bias)
-        return _dot(first.gram, d @ d.transpose(1, 2))
+        if first.kept is None:
+            a = _joined([call.input for call, _ in calls])
+            first.kept = (a @ a.transpose(1, 2)).add_(int(bias))
+        return (d @ d.transpose(1, 2)).mul_(first.kept).sum(dim=(1, 2))
+    a = _joined([call.input for call, _ in calls])
     step = max(1, SCRATCH // (n_in * n_out))
-    pieces = []
-    for i in range(0, n_rows, step):
-        weight = d[i : i + step].transpose(1, 2) @ a[i : i + step]
-        pieces.append(_dot(weight, weight))
-    squares = torch.cat(pieces)
-    return squares + d.sum(dim=1).square().sum(dim=1) if bias else squares
+    squares = [_squared((d[i : i + step].transpose(1, 2) @ a[i : i + step]).flatten(1)) for i in range(0, n_rows, step)]
+    return torch.cat(squares) + (_squared(d.sum(dim=1)) if bias else 0)
 
 
 def _gradients(module: nn.Module, call: Call, gradient: Tensor) -> dict[str, Float[Tensor, "n ..."]]:
@@ -198,8 +197,9 @@ def _gradients(module: nn.Module, call: Call, gradient: Tensor) -> dict[str, Flo
     if isinstance(module, nn.Embedding) and call.input.ndim == 2 and gradient.ndim == 4:
         return {"weight": _relative_positions(call.input, gradient, module.num_embeddings)}
     if type(module) is nn.LayerNorm and len(module.normalized_shape) == 1:
-        normal = nn.functional.layer_norm(call.input, module.normalized_shape, eps=module.eps)
-        weight = {"weight": _flat(normal * gradient).sum(dim=1)}
+        if call.kept is None:
+            call.kept = nn.functional.layer_norm(call.input, module.normalized_shape, eps=module.eps)
+        weight = {"weight": _flat(call.kept * gradient).sum(dim=1)}
         return weight | ({"bias": _flat(gradient).sum(dim=1)} if module.bias is not None else {})
     parameters = {name: value.detach() for name, value in module.named_parameters(recurse=False)}
 
@@ -228,6 +228,11 @@ def _joined(tensors: list[Float[Tensor, "n ... dim"]]) -> Float[Tensor, "n rest 
 def _dot(one: Float[Tensor, "n ..."], other: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
     """Return the inner product of each row, as one product of matrices: nothing of the rows' size is written."""
     return (one.flatten(1).unsqueeze(1) @ other.flatten(1).unsqueeze(2)).flatten()
+
+
+def _squared(rows: Float[Tensor, "n dim"]) -> Float[Tensor, " n"]:
+    """Return each row's squared norm, in one pass over it."""
+    return torch.linalg.vector_norm(rows, dim=1).square_()
 
 
 def _flat(tensor: Float[Tensor, "n ... dim"]) -> Float[Tensor, "n rest dim"]:

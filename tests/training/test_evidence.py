@@ -350,7 +350,7 @@ def test_every_kind_has_values_seconds_and_memory_and_replicates_differ():
     assert all(evidence.seconds(kind) > 0 and evidence.peak_memory_bytes(kind) >= 0 for kind in KINDS)
     seconds = evidence.pass_seconds
     assert evidence.seconds("fisher", "gradient") == seconds["forward"] + seconds["draws"] + seconds["labels"]
-    assert evidence.seconds("attention") == seconds["observe"] + seconds["attention"]
+    assert evidence.seconds("attention") == seconds["forward"] + seconds["attention"]
     assert evidence.seconds() == 0
     assert evidence.samples == 7
     assert evidence.replicates == 2
