@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import platform
 import secrets
 import socket
 import time
@@ -16,13 +14,13 @@ import ray
 from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raydistill import __version__
 from raydistill.config import Sweep
 from raydistill.errors import UserError
 from raydistill.records import RunDirectory
 from raydistill.tuning.capacity import can_grow
 from raydistill.tuning.sharded import Workers
 from raydistill.tuning.sharded_trial import trial_workers
+from raydistill.tuning.versions import OtherCodeError, differences, versions
 
 WAIT_S = 900.0
 """Seconds that an autoscaler has for bringing what is missing: machines take minutes to start."""
@@ -177,17 +175,9 @@ def check_reports(reports: Sequence[NodeReport], own: NodeReport, root: Path) ->
         UserError: A node has another version, or does not see the run directory.
     """
     for report in reports:
-        other = [
-            f"{name} {report.versions.get(name)} (here {version})"
-            for name, version in own.versions.items()
-            if report.versions.get(name) != version
-        ]
+        other = differences(report.versions, own.versions)
         if other:
-            raise UserError(
-                f"node {report.host} runs {', '.join(other)}",
-                where=report.host,
-                mend="bring the same code to all nodes: `ray up cluster.yaml` copies and installs it again",
-            )
+            raise OtherCodeError.of(report.host, other)
         if report.probe != own.probe:
             raise UserError(
                 f"node {report.host} does not see the run directory",
@@ -243,27 +233,6 @@ def look_at(probe: str) -> NodeReport:
     path = Path(probe)
     content = path.read_text() if path.is_file() else None
     return NodeReport(socket.gethostname(), versions(), content, os.access(path.parent, os.W_OK))
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that must be equal on all nodes."""
-    import torch
-
-    return {
-        "raydistill": f"{__version__} ({code_hash()})",
-        "ray": ray.__version__,
-        "python": ".".join(platform.python_version_tuple()[:2]),
-        "torch": torch.__version__.partition("+")[0],
-    }
-
-
-def code_hash(folder: Path | None = None) -> str:
-    """Return 8 hex digits that name the content of raydistill's code: a copy that is out of date has others."""
-    folder = folder or Path(__file__).resolve().parent.parent
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:8]
 
 
 def _is_here(node: Mapping) -> bool:

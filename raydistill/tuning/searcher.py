@@ -13,10 +13,12 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
 from raydistill.config import Sweep
+from raydistill.errors import RaydistillError, RunDirectoryError
 from raydistill.records import Record, RunDirectory, read_record, write_record
 from raydistill.training.trial import TrialSpec, failed_record
 from raydistill.tuning.dealer import Dealer
 from raydistill.tuning.sharded import Workers
+from raydistill.tuning.versions import OtherCodeError, versions
 
 MAX_FAILURES = 1
 """Times that a trial whose process was lost starts again before it counts as failed.
@@ -48,7 +50,12 @@ class DealerSearcher(_NotInSnapshots, Searcher):
     def __init__(self, dealer: Dealer, run: RunDirectory, cache: Path, workers: Workers) -> None:
         super().__init__()
         self.dealer = dealer
-        self._shared = {"run": str(run.root), "cache": str(cache), "workers": asdict(workers)}
+        self._shared = {
+            "run": str(run.root),
+            "cache": str(cache),
+            "workers": asdict(workers),
+            "versions": versions(),
+        }
         self.specs: dict[str, TrialSpec] = {}
         self._again: list[TrialSpec] = []
 
@@ -106,6 +113,8 @@ class Bookkeeper(_NotInSnapshots, Callback):
         self._on_lost = on_lost
         self._begun: set[str] = set()
         self._failures: Counter[str] = Counter()
+        self.error: RaydistillError | None = None
+        """Why the sweep cannot go on; Tune passes on no more than its text."""
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Say that a trial has started; one that starts again is under way already."""
@@ -121,7 +130,16 @@ class Bookkeeper(_NotInSnapshots, Callback):
         self._note(read_record(self._run.record_file(self._searcher.dealer.identity(spec))))
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Let a trial whose process died or raised start again; write its record where that has happened before."""
+        """Let a trial whose process died or raised start again; write its record where that has happened before.
+
+        Raises:
+            OtherCodeError: The process runs on a machine with other code; the sweep ends.
+            RunDirectoryError: Not even the record of a failure can be written.
+        """
+        cause = getattr(trial.get_pickled_error(), "cause", None)
+        if isinstance(cause, OtherCodeError):
+            self.error = cause
+            raise cause
         spec = self._searcher.specs.pop(trial.trial_id)
         identity = self._searcher.dealer.identity(spec)
         self._failures[identity] += 1
@@ -130,7 +148,11 @@ class Bookkeeper(_NotInSnapshots, Callback):
             self._on_lost(spec, _reason(trial))
             return
         record = failed_record(spec, self._sweep, self._searcher.dealer.data_hash, _reason(trial))
-        write_record(self._run.record_file(record.id), record)
+        try:
+            write_record(self._run.record_file(record.id), record)
+        except RunDirectoryError as error:
+            self.error = error
+            raise
         self._note(record)
 
     def _note(self, record: Record) -> None:

@@ -71,13 +71,13 @@ def run_sharded_trial(config: Mapping[str, Any]) -> None:
     Raises:
         RaydistillError: The workers were lost too often.
     """
-    resources = resources_of(config["run"], config["cache"])
+    resources = resources_of(config)
     identity = TrialSpec(**config["spec"]).identity(resources.sweep, resources.data.hash)
     run = RunDirectory(config["run"])
     storage = run.root / "ray" / "train"
     run_sharded(
         train_in_worker,
-        {name: config[name] for name in ("spec", "run", "cache")},
+        {name: config[name] for name in ("spec", "run", "cache", "versions")},
         resources.sweep,
         name=f"trial-{identity}",
         storage=storage,
@@ -93,7 +93,7 @@ def run_sharded_trial(config: Mapping[str, Any]) -> None:
 
 def train_in_worker(arguments: Mapping[str, Any], context: RunContext) -> str:
     """Return the identity of the trial that this worker, with the others, has run."""
-    trial = Trial(TrialSpec(**arguments["spec"]), resources_of(arguments["run"], arguments["cache"]), context)
+    trial = Trial(TrialSpec(**arguments["spec"]), resources_of(arguments), context)
     for _row in trial.epochs():
         pass
     return trial.finish().id

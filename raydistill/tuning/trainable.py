@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,23 @@ from raydistill.training import build
 from raydistill.training.context import RunContext, best_device
 from raydistill.training.resources import Resources
 from raydistill.training.trial import Trial, TrialSpec
+from raydistill.tuning.versions import check_versions
 
 _RESOURCES: dict[str, Resources] = {}
 """Data, teachers and caches of this process, by run directory: attached once, used by all its trials."""
 
 
-def resources_of(run: str, cache: str) -> Resources:
-    """Return this process's resources for a run directory, opened on the first call."""
+def resources_of(config: Mapping[str, Any]) -> Resources:
+    """Return this process's resources for the run directory of a trial, opened on the first call.
+
+    Raises:
+        OtherCodeError: This machine, which may have joined after the sweep had started, runs other code.
+    """
+    check_versions(config["versions"])
+    run = config["run"]
     if run not in _RESOURCES:
         directory = RunDirectory(run)
-        _RESOURCES[run] = Resources(build.load_sweep(directory.sweep_file), directory, Path(cache))
+        _RESOURCES[run] = Resources(build.load_sweep(directory.sweep_file), directory, Path(config["cache"]))
     return _RESOURCES[run]
 
 
@@ -47,5 +55,5 @@ class DistillTrainable(tune.Trainable):
 
     def _start(self, config: dict[str, Any]) -> None:
         spec = TrialSpec(**config["spec"])
-        self._trial = Trial(spec, resources_of(config["run"], config["cache"]), RunContext(device=best_device()))
+        self._trial = Trial(spec, resources_of(config), RunContext(device=best_device()))
         self._rows = self._trial.epochs()

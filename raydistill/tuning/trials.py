@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune import RunConfig, TuneConfig, Tuner
+from ray.tune import RunConfig, TuneConfig, TuneError, Tuner
 from ray.tune.logger import TBXLoggerCallback
 
 from raydistill.config import Sweep
@@ -43,6 +43,9 @@ def run_trials(
         on_record: Called with every new record.
         on_start: Called with every spec whose trial starts.
         on_lost: Called with every spec whose trial starts again, and why.
+
+    Raises:
+        RaydistillError: The sweep cannot go on: a machine has other code, or nothing can be written any more.
     """
     studies = Studies(run.studies, sweep, [keep_ratio for _, keep_ratio in dealer.strata])
     for name, search in dealer.searches.items():
@@ -77,7 +80,12 @@ def run_trials(
             verbose=0,
         ),
     )
-    tuner.fit()
+    try:
+        tuner.fit()
+    except TuneError as error:
+        if bookkeeper.error is not None:
+            raise bookkeeper.error from error
+        raise
 
 
 def _trainable(workers: Workers) -> Any:

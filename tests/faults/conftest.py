@@ -1,4 +1,4 @@
-"""The sweep that disturbed ones are compared with."""
+"""The sweep that disturbed ones are compared with, and a cluster for those that need several nodes."""
 
 from __future__ import annotations
 
@@ -13,3 +13,18 @@ def reference(tmp_path_factory) -> Reference:
     root = storage / "undisturbed"
     SweepProcess(root, storage).finish()
     return Reference(root, storage, facts(root))
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Return a cluster of two nodes with one CPU each, on this machine."""
+    from ray.cluster_utils import Cluster
+
+    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 << 20})
+    try:
+        yield cluster
+    finally:
+        cluster.shutdown()

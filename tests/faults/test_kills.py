@@ -57,6 +57,17 @@ def test_a_trials_process_is_killed_in_mid_training(reference, tmp_path):
     assert facts(sweep.run.root) == reference.facts
 
 
+def test_a_trials_process_is_killed_while_it_starts(reference, tmp_path):
+    without = ("trials", "studies", "report")
+    sweep = SweepProcess(reference.copy(tmp_path / "run", without=without), reference.storage)
+    victims = sweep.wait_for(lambda: sweep.workers("ResourceTrainable.__init__"))
+    victims[0].kill()
+    said = sweep.finish()
+    assert "it starts again" in said
+    assert "failed:" not in said
+    assert facts(sweep.run.root) == reference.facts
+
+
 def test_the_teachers_worker_is_killed_in_mid_training(reference, tmp_path):
     sweep = SweepProcess(tmp_path / "run", reference.storage)
     sweep.wait_for(lambda: sweep.files("ray/train/teacher-*/checkpoint_*/state.json"))

@@ -1,26 +1,12 @@
-"""A node leaves in the middle of a sweep; its trials move to those that stay."""
+"""A node leaves in the middle of a sweep, and its trials move; one joins with other code, and the sweep ends."""
 
 from __future__ import annotations
 
 import pytest
 from sweep_process import SweepProcess, facts
+from tampering import OTHER_CODE, python_path
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
-
-
-@pytest.fixture
-def cluster(monkeypatch):
-    """Return a cluster of two nodes with one CPU each, on this machine."""
-    from ray.cluster_utils import Cluster
-
-    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 << 20})
-    try:
-        yield cluster
-    finally:
-        cluster.shutdown()
 
 
 def test_a_node_is_removed_among_trials(reference, tmp_path, cluster):
@@ -31,4 +17,25 @@ def test_a_node_is_removed_among_trials(reference, tmp_path, cluster):
     sweep.wait_for(lambda: sweep.phases("search"))
     cluster.remove_node(node, allow_graceful=False)
     sweep.finish()
+    assert facts(run) == reference.facts
+
+
+def test_a_node_that_joins_late_with_other_code_ends_the_sweep(reference, tmp_path, cluster):
+    run = reference.copy(tmp_path / "run", without=("trials", "studies", "report"))
+    sweep = SweepProcess(
+        run,
+        reference.storage,
+        f"execution.address={cluster.address}",
+        "execution.concurrency=2",
+        RAY_AUTH_MODE="disabled",
+    )
+    sweep.wait_for(lambda: sweep.phases("search"))
+    other = python_path(tmp_path / "tampering", OTHER_CODE)
+    node = cluster.add_node(num_cpus=1, object_store_memory=100 << 20, env_vars={"PYTHONPATH": other})
+    said = sweep.finish(code=2)
+    assert "0ther0de" in said
+    assert "Traceback" not in said
+    assert "failed" not in {record.status for _, record in sweep.run.records()}
+    cluster.remove_node(node)
+    SweepProcess(run, reference.storage, address, RAY_AUTH_MODE="disabled").finish()
     assert facts(run) == reference.facts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import stat
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +12,9 @@ import pytest
 
 from raydistill.errors import UserError
 from raydistill.tuning import preflight
-from raydistill.tuning.preflight import NodeReport, check_reports, check_token, code_hash, room_for
+from raydistill.tuning.preflight import NodeReport, check_reports, check_token, room_for
 from raydistill.tuning.sharded import Workers
+from raydistill.tuning.versions import OtherCodeError, check_versions, code_hash, versions
 
 VERSIONS = {"raydistill": "0.1.0 (aaaaaaaa)", "ray": "2.60.0"}
 
@@ -181,3 +183,10 @@ def test_a_node_reads_the_probe_only_where_it_lies(tmp_path):
     probe.write_text("content")
     assert preflight.look_at(str(probe)).probe == "content"
     assert preflight.look_at(str(tmp_path / "absent" / "probe")).writable is (os.access(tmp_path / "absent", os.W_OK))
+
+
+def test_a_process_on_a_machine_with_other_code_refuses_to_work():
+    check_versions(versions())
+    with pytest.raises(OtherCodeError, match=r"runs ray .* \(here 0\.0\)") as caught:
+        check_versions(versions() | {"ray": "0.0"})
+    assert pickle.loads(pickle.dumps(caught.value)).what == caught.value.what

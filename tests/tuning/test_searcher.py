@@ -13,6 +13,7 @@ from raydistill.records import RunDirectory, read_record, write_record
 from raydistill.training.trial import TrialSpec
 from raydistill.tuning.searcher import Bookkeeper, DealerSearcher
 from raydistill.tuning.sharded import Workers
+from raydistill.tuning.versions import OtherCodeError
 
 
 @pytest.fixture
@@ -36,8 +37,8 @@ def parts(sweep, tmp_path):
     return searcher, keeper, run, said
 
 
-def tune_trial(name: str, error_file: str | None = None) -> SimpleNamespace:
-    return SimpleNamespace(trial_id=name, error_file=error_file)
+def tune_trial(name: str, error_file: str | None = None, error: Exception | None = None) -> SimpleNamespace:
+    return SimpleNamespace(trial_id=name, error_file=error_file, get_pickled_error=lambda: error)
 
 
 def test_a_suggestion_holds_the_whole_spec_as_plain_values(parts):
@@ -150,6 +151,17 @@ def test_a_trial_that_ends_without_a_word_says_so(parts):
     searcher, keeper, _, said = parts
     lose_twice(searcher, keeper)
     assert "without a word" in said.records[0].error
+
+
+def test_a_machine_with_other_code_ends_the_sweep_and_leaves_no_record(parts):
+    searcher, keeper, run, said = parts
+    searcher.suggest("a")
+    cause = OtherCodeError.of("late", ["raydistill 0 (here 1)"])
+    with pytest.raises(OtherCodeError, match="node late"):
+        keeper.on_trial_error(0, [], tune_trial("a", error=SimpleNamespace(cause=cause)))
+    assert keeper.error is cause
+    assert said.records == []
+    assert list(run.records()) == []
 
 
 def test_tunes_snapshots_hold_nothing_of_them(parts, tmp_path):
