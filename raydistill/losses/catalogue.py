@@ -2,42 +2,39 @@
 
 Logits are ``hidden @ weight.T``, so for N positions and V items the plain computation keeps several
 N x V arrays for autograd. Here the gradient of each chunk is formed while its logits are at hand and
-the logits are then overwritten: memory grows with the chunk, not with N x V. Per logit s, with the
-teacher's logit t, label y, p = softmax(s), q = softmax(s / T), r = softmax(t / T)::
+the logits are then overwritten: memory grows with the chunk, not with N x V. The formulas are in
+:mod:`raydistill.losses.blocks`.
 
-    d total / d s = alpha_task * (p - [y]) + alpha_dist * T * (q - r)
-
-Catalogues too wide for a chunk of positions are cut into tiles of items, see
-:mod:`raydistill.losses.tiles`.
+A chunk of positions is worked on in blocks of neighbouring items that stay near the core. Where the catalogue is
+too wide for the exponentials of a chunk to be kept, a first pass sums them, and a second one forms them again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from raydistill.losses.blocks import Block, BlockMaker, Tables, are_safe, gradient, losses
 from raydistill.losses.distillation import LossParts, LossWeights
-from raydistill.losses.tiles import add_tiled
-from raydistill.losses.workspace import Products, Workspace, add_soft, logits_into
+from raydistill.losses.workspace import Products
 
-CHUNK_LOGITS = 1 << 18
-"""Logits in one chunk: its buffers stay in the cache of a core."""
+CHUNK_LOGITS = 1 << 21
+"""Logits whose exponentials are kept at a time, where that is enough for :data:`LEAST_POSITIONS`."""
 
-GPU_CHUNK_LOGITS = 1 << 27
+BLOCK_LOGITS = 1 << 18
+"""Logits in one block, on a processor: matrix products of wider blocks wait for memory."""
 
-LEAST_POSITIONS = 80
-"""Positions in one chunk, at least: with fewer the matrix products wait for the table."""
+GPU_LOGITS = 1 << 27
+"""Logits kept at a time, and in one block, on an accelerator."""
 
-TILE_FROM_ITEMS = 1 << 16
-"""Catalogue size from which items are tiled too."""
+POSITIONS = 256
+"""Positions in one block, on a processor, at most, unless the catalogue is small."""
 
-TILE_ITEMS = 1 << 13
-
-SMALLEST = 1e-30
-"""A probability below this has lost digits, or all of itself, to the range of float32."""
+LEAST_POSITIONS = 32
+"""Positions kept at a time, at least: with fewer the products wait for the tables."""
 
 
 def catalogue_loss(
@@ -65,8 +62,8 @@ def catalogue_loss(
         teacher_hidden: The teacher's final hidden states at the same positions; may be half precision.
         teacher_weight: Output embedding of the teacher.
         normalizer: What the sums are divided by; the number of targets where None.
-        chunk_logits: Logits formed at a time; chosen by device and catalogue where None.
-        tile_items: Items formed at a time; where None, all of them below :data:`TILE_FROM_ITEMS`.
+        chunk_logits: Logits kept at a time; chosen by the device where None.
+        tile_items: Items in a block; chosen by the device where None.
 
     Raises:
         ValueError: The distillation term is asked for without the teacher.
@@ -75,32 +72,53 @@ def catalogue_loss(
         raise ValueError("alpha_dist is positive: the teacher's hidden states and output embedding are needed")
     if weights.alpha_dist == 0:
         teacher_hidden = teacher_weight = None
-    n_items = student_weight.shape[0]
-    if tile_items is None:
-        tile_items = n_items if n_items < TILE_FROM_ITEMS else TILE_ITEMS
-    tile_items = min(tile_items, n_items)
-    if chunk_logits is None:
-        chunk_logits = GPU_CHUNK_LOGITS if student_hidden.is_cuda else max(CHUNK_LOGITS, LEAST_POSITIONS * tile_items)
-    rows = max(1, min(chunk_logits // tile_items, labels.numel()))
+    rows, tile, keeps = _cut(
+        labels.numel(),
+        student_weight.shape[0],
+        on_gpu=student_hidden.is_cuda,
+        chunk_logits=chunk_logits,
+        tile_items=tile_items,
+    )
     count = float(normalizer if normalizer is not None else labels.numel())
     with torch.autocast(student_hidden.device.type, enabled=False):  # the types are chosen here, not by operator
         total, task, distillation = _CatalogueLoss.apply(
-            student_hidden, student_weight, labels, teacher_hidden, teacher_weight, weights, count, rows, tile_items
+            student_hidden, student_weight, labels, teacher_hidden, teacher_weight, weights, count, rows, tile, keeps
         )
     return LossParts(total, task, distillation)
 
 
+def _cut(
+    n_targets: int, n_items: int, *, on_gpu: bool, chunk_logits: int | None, tile_items: int | None
+) -> tuple[int, int, bool]:
+    """Return the positions and the items of a block, and whether all items' exponentials are kept meanwhile."""
+    chunk = chunk_logits or (GPU_LOGITS if on_gpu else CHUNK_LOGITS)
+    keeps = chunk // n_items >= (LEAST_POSITIONS if chunk_logits is None else 1)
+    if not keeps:
+        rows = min(POSITIONS, chunk // (tile_items or 1))
+    elif on_gpu:
+        rows = chunk // n_items
+    else:
+        rows = min(chunk // n_items, max(POSITIONS, BLOCK_LOGITS // n_items))
+    rows = max(1, min(rows, n_targets))
+    tile = tile_items or max(1, min(chunk, GPU_LOGITS if on_gpu else BLOCK_LOGITS) // rows)
+    n_tiles = -(-n_items // min(tile, n_items))
+    return rows, -(-n_items // n_tiles), keeps
+
+
 class _CatalogueLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, labels, teacher_hidden, teacher_weight, weights, count, rows, tile):
-        work = Workspace(hidden, rows * tile, n_buffers=1 if teacher_hidden is None else 4)
+    def forward(ctx, hidden, weight, labels, teacher_hidden, teacher_weight, weights, count, rows, tile, keeps):
+        n_items = weight.shape[0]
         needs_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        products = Products(hidden, weight, work.dtype, 1.0 / count) if needs_gradient else None
-        teacher = None if teacher_hidden is None else (teacher_hidden, teacher_weight)
-        add = _add_whole if tile == weight.shape[0] else add_tiled
-        sums = add(hidden, weight, labels, teacher, weights, rows, tile, work, products)
-        sums = (sums / count).to(work.dtype)
-        task, distillation = sums[0], sums[1]
+        kept = rows * (n_items if keeps else tile)
+        maker = BlockMaker(hidden, teacher_hidden, weights.temperature, block_size=rows * tile, kept=kept)
+        dtype = maker.work.dtype
+        products = Products(hidden, weight, dtype, 1.0 / count) if needs_gradient else None
+        parts = [slice(start, start + rows) for start in range(0, labels.numel(), rows)]
+        add = _in_one_pass if keeps else _in_two_passes
+        sums, maxima = add(maker, lambda: _tiles(weight, teacher_weight, tile), parts, labels, weights, products)
+        true_logits = (hidden.to(dtype) * weight[labels].to(dtype)).sum(dim=1)
+        task, distillation = (losses(sums, maxima, true_logits, weights.temperature) / count).to(dtype)
         total = weights.alpha_task * task + weights.alpha_dist * distillation
         if needs_gradient:
             ctx.save_for_backward(products.hidden_gradient.to(hidden.dtype), products.weight_gradient.to(weight.dtype))
@@ -111,66 +129,96 @@ class _CatalogueLoss(torch.autograd.Function):
     def backward(ctx, total_gradient, _task, _distillation):
         hidden_gradient, weight_gradient = ctx.saved_tensors
         scale = total_gradient
-        return hidden_gradient * scale, weight_gradient * scale, None, None, None, None, None, None, None
+        return hidden_gradient * scale, weight_gradient * scale, None, None, None, None, None, None, None, None
 
 
-def _add_whole(hidden, weight, labels, teacher, weights, rows, _tile, work, products) -> Tensor:
-    """Return the sums of task and distillation loss; all items at once, positions in chunks."""
-    sums = torch.zeros(2, dtype=torch.float64, device=hidden.device)
-    # Products with the table laid out by dimension take about 0.8x the time.
-    table = weight.T.contiguous()
-    teacher_table = None if teacher is None else teacher[1].T.contiguous()
-    if products is not None:
-        products.open(slice(None), table)
-    for start in range(0, labels.numel(), rows):
-        part = slice(start, start + rows)
-        index = labels[part].unsqueeze(1)
-        logits = logits_into(hidden[part], table, work, 0)
-        soft = None
-        if teacher is not None:
-            teacher_part = teacher[0][part].to(teacher_table.dtype) / weights.temperature
-            soft, divergence = _soft_terms(
-                hidden[part], table, logits, teacher_part, teacher_table, index, weights, work
-            )
-            sums[1] += divergence
-        probabilities = torch.softmax(logits, 1, out=logits)
-        own = _log_probability(probabilities, index, lambda few, part=part: hidden[part][few] @ table)
-        sums[0] -= own.sum(dtype=torch.float64)
+def _tiles(weight: Tensor, teacher_weight: Tensor | None, tile: int) -> Iterator[Tables]:
+    """Yield the tables of each tile of items."""
+    for start in range(0, weight.shape[0], tile):
+        items = slice(start, min(start + tile, weight.shape[0]))
+        teacher = None if teacher_weight is None else teacher_weight[items].T.contiguous()
+        yield Tables(items, weight[items].T.contiguous(), teacher)
+
+
+def _in_one_pass(
+    maker: BlockMaker,
+    tiles: Callable[[], Iterator[Tables]],
+    parts: list[slice],
+    labels: Tensor,
+    weights: LossWeights,
+    products: Products | None,
+) -> tuple[Tensor, Tensor]:
+    """Return the sums over all items and the maxima taken off before, ``[.., targets]``; add to ``products``.
+
+    The exponentials of some positions are kept for all items, and are at hand when their sums are known.
+    """
+    tables = list(tiles())
+    sums, maxima = maker.nothing()
+    needs_maxima = False
+    for part in parts:
+        blocks = [] if needs_maxima else maker.blocks(part, tables)
+        if needs_maxima or not are_safe(_total(blocks)):
+            needs_maxima = True
+            maxima[:, part] = _highest(maker, part, tables)
+            blocks = maker.blocks(part, tables, maxima[:, part])
+        sums[:, part] = _total(blocks)
         if products is not None:
-            minus_one = torch.full(index.shape, -1.0, dtype=work.dtype, device=index.device)
-            probabilities.scatter_add_(1, index, minus_one)
-            gradient, scale = add_soft(probabilities, soft, weights)
-            products.add(part, gradient, scale)
+            for table, block in zip(tables, blocks, strict=True):
+                inside = _labels_inside(labels[part], table.items)
+                products.add(part, table.items, *gradient(block, sums[:, part], inside, weights))
     if products is not None:
         products.close()
-    return sums
+    return sums, maxima
 
 
-def _soft_terms(hidden, table, logits, teacher_hidden, teacher_table, index, weights, work) -> tuple[Tensor, Tensor]:
-    """Return q - r for every logit, and T^2 times the sum over positions of KL(r || q).
+def _in_two_passes(
+    maker: BlockMaker,
+    tiles: Callable[[], Iterator[Tables]],
+    parts: list[slice],
+    labels: Tensor,
+    weights: LossWeights,
+    products: Products | None,
+) -> tuple[Tensor, Tensor]:
+    """Return and do the same where the exponentials are too many to be kept: they are formed again."""
+    sums, maxima = maker.nothing()
+    needs_maxima = False
 
-    With s' = s / T and t' = t / T: KL = sum of r * (t' - s') + lse(s') - lse(t'), and a log-sum-exp is a
-    logit less the log of its probability.
-    """
-    temperature = weights.temperature
-    soft = torch.mul(logits, 1.0 / temperature, out=work.view(1, *logits.shape))
-    target = logits_into(teacher_hidden, teacher_table, work, 2)
-    difference = torch.sub(target, soft, out=work.view(3, *logits.shape))
-    at_label = difference.gather(1, index).squeeze(1)
-    torch.softmax(soft, 1, out=soft)
-    torch.softmax(target, 1, out=target)
-    divergence = difference.mul_(target).sum(dim=1) - at_label
-    divergence -= _log_probability(soft, index, lambda few: hidden[few] @ table / temperature)
-    divergence += _log_probability(target, index, lambda few: teacher_hidden[few] @ teacher_table)
-    return soft.sub_(target), temperature**2 * divergence.sum(dtype=torch.float64)
+    def block(part: slice, tables: Tables) -> Block:
+        return maker.block(part, tables, maxima[:, part] if needs_maxima else None)
+
+    def add_up() -> None:
+        for tables in tiles():
+            for part in parts:
+                sums[:, part] += block(part, tables).sums
+
+    add_up()
+    if not are_safe(sums):
+        needs_maxima = True
+        maxima.fill_(-torch.inf)
+        for tables in tiles():
+            for part in parts:
+                maxima[:, part] = torch.maximum(maxima[:, part], _highest(maker, part, [tables]))
+        sums.zero_()
+        add_up()
+    for tables in () if products is None else tiles():
+        for part in parts:
+            inside = _labels_inside(labels[part], tables.items)
+            products.add(part, tables.items, *gradient(block(part, tables), sums[:, part], inside, weights))
+        products.close()
+    return sums, maxima
 
 
-def _log_probability(probabilities: Tensor, index: Tensor, logits_of: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return the log of the label's probability; where that has run out of range, from the logits again."""
-    own = probabilities.gather(1, index).squeeze(1)
-    result = own.log()
-    few = (own < SMALLEST).nonzero().squeeze(1)
-    if few.numel():
-        logits = logits_of(few).to(probabilities.dtype)
-        result[few] = torch.log_softmax(logits, 1).gather(1, index[few]).squeeze(1)
-    return result
+def _total(blocks: list[Block]) -> Tensor:
+    """Return the sums of some positions over all items."""
+    return torch.stack([block.sums for block in blocks]).sum(dim=0)
+
+
+def _highest(maker: BlockMaker, part: slice, tables: list[Tables]) -> Tensor:
+    """Return the highest logits of some positions among the items of some tables."""
+    return torch.stack([maker.maxima(part, table) for table in tables]).amax(dim=0)
+
+
+def _labels_inside(labels: Tensor, items: slice) -> tuple[Tensor, Tensor]:
+    """Return rows and columns of the labels that are among some items."""
+    rows = ((labels >= items.start) & (labels < items.stop)).nonzero().squeeze(1)
+    return rows, labels[rows] - items.start

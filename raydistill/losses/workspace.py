@@ -1,54 +1,42 @@
-"""Buffers and matrix products that the catalogue loss uses chunk after chunk."""
+"""Buffers and matrix products that the catalogue loss uses block after block."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Sequence
 
-from raydistill.losses.distillation import LossWeights
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 
 class Workspace:
-    """Some flat buffers, allocated once: fresh pages for every chunk would cost as much as the arithmetic.
+    """Some flat buffers, allocated once: fresh pages for every block would cost as much as the arithmetic.
 
     Args:
         like: Decides the device and the type: float64 for float64, else float32.
-        size: Elements of each buffer.
-        n_buffers: Number of buffers.
+        sizes: Elements of each buffer.
     """
 
-    def __init__(self, like: Tensor, size: int, *, n_buffers: int) -> None:
+    def __init__(self, like: Tensor, sizes: Sequence[int]) -> None:
         self.dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        self._buffers = [torch.empty(size, dtype=self.dtype, device=like.device) for _ in range(n_buffers)]
+        self._buffers = [torch.empty(size, dtype=self.dtype, device=like.device) for size in sizes]
 
-    def view(self, number: int, rows: int, columns: int) -> Tensor:
-        """Return the beginning of a buffer as ``[rows, columns]``."""
-        return self._buffers[number][: rows * columns].view(rows, columns)
+    def view(self, number: int, start: int, rows: int, columns: int) -> Float[Tensor, "rows columns"]:
+        """Return a part of a buffer that begins at element ``start``."""
+        return self._buffers[number][start : start + rows * columns].view(rows, columns)
 
 
-def logits_into(hidden: Tensor, table: Tensor, work: Workspace, number: int) -> Tensor:
-    """Return ``hidden @ table`` in a buffer, for a table ``[dim, items]``."""
-    out = work.view(number, hidden.shape[0], table.shape[1])
+def scaled_product(
+    hidden: Float[Tensor, "positions dim"],
+    table: Float[Tensor, "dim items"],
+    scale: float,
+    out: Float[Tensor, "positions items"],
+) -> Float[Tensor, "positions items"]:
+    """Return ``scale * hidden @ table``, written to ``out``."""
     if hidden.dtype == table.dtype == out.dtype:
-        return torch.mm(hidden, table, out=out)
-    return out.copy_(hidden.to(table.dtype) @ table)
-
-
-def add_soft(task: Tensor, soft: Tensor | None, weights: LossWeights) -> tuple[Tensor, float]:
-    """Return a block of d total / d logits up to a factor, and that factor.
-
-    Args:
-        task: p - [y]; overwritten.
-        soft: q - r; overwritten. None without distillation.
-        weights: Temperature and alphas.
-    """
-    if soft is None:
-        return task, weights.alpha_task
-    soft_scale = weights.alpha_dist * weights.temperature
-    # The larger factor is left to the products, so that the smaller one is at most 1 here.
-    if weights.alpha_task > soft_scale:
-        return task.add_(soft, alpha=soft_scale / weights.alpha_task), weights.alpha_task
-    return soft.add_(task, alpha=weights.alpha_task / soft_scale), soft_scale
+        return torch.mm(hidden * scale, table, out=out)
+    # The product in the lower precision, the factor after it: rounded hidden states would be other ones.
+    return torch.mul(hidden.to(table.dtype) @ table, scale, out=out)
 
 
 class Products:
@@ -67,25 +55,38 @@ class Products:
         self.scale = scale
         self.hidden_gradient = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
         self.weight_gradient = torch.empty(weight.shape, dtype=dtype, device=weight.device)
+        self._open: dict[tuple[int, int], Tensor] = {}
 
-    def open(self, items: slice, table: Tensor) -> None:
-        """Begin the gradient of some items; ``table`` is their part of the embedding, ``[dim, items]``."""
-        self._items = items
-        self._tile = torch.zeros(table.shape, dtype=self.hidden_gradient.dtype, device=table.device)
+    def add(
+        self,
+        part: slice,
+        items: slice,
+        gradient: Float[Tensor, "positions items"],
+        scale: Float[Tensor, "positions 1"],
+    ) -> None:
+        """Add the products of ``scale * gradient``, which is d total / d logits of some positions and items.
 
-    def add(self, part: slice, gradient: Tensor, scale: float) -> None:
-        """Add the products of ``scale * gradient``, d total / d logits of a chunk of positions and the open items."""
-        scale *= self.scale
-        weight, hidden = self.weight[self._items], self.hidden[part]
+        Args:
+            part: The positions.
+            items: The items; their gradient stays open until :meth:`close`.
+            gradient: Overwritten where the products are in a lower precision.
+            scale: Factor of each position: it goes over the few hidden states, not over the many logits.
+        """
+        weight, hidden, scale = self.weight[items], self.hidden[part], scale * self.scale
+        table_gradient = self._open.get((items.start, items.stop))
+        if table_gradient is None:  # laid out by dimension, like the tables
+            table_gradient = torch.zeros(weight.T.shape, dtype=self.hidden_gradient.dtype, device=weight.device)
+            self._open[items.start, items.stop] = table_gradient
         if weight.dtype == gradient.dtype:
-            self.hidden_gradient[part].addmm_(gradient, weight, alpha=scale)
-            self._tile.addmm_(hidden.T, gradient, alpha=scale)
-        else:  # products in the lower precision, sums in float32
-            gradient = gradient.to(weight.dtype)
-            self.hidden_gradient[part].add_(gradient @ weight, alpha=scale)
-            self._tile.add_(hidden.T @ gradient, alpha=scale)
+            self.hidden_gradient[part].addcmul_(gradient @ weight, scale)
+            table_gradient.addmm_((hidden * scale).T, gradient)
+        else:  # products in the lower precision, whose range may be small; sums in float32
+            gradient = gradient.mul_(scale).to(weight.dtype)
+            self.hidden_gradient[part].add_(gradient @ weight)
+            table_gradient.add_(hidden.T @ gradient)
 
     def close(self) -> None:
-        """End the gradient of the open items."""
-        self.weight_gradient[self._items] = self._tile.T
-        del self._tile
+        """Move the gradients of the open items to their place."""
+        while self._open:
+            (start, stop), table_gradient = self._open.popitem()
+            self.weight_gradient[start:stop] = table_gradient.T

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from raydistill.config import Sweep, arms, cache_identity, evidence_identity, strata
 from raydistill.errors import CorruptArtifactError, EvidenceError
+from raydistill.metrics import PeakMemory
 from raydistill.records import write_json
 from raydistill.seeding import stream
 from raydistill.selectors import SELECTORS, Selector
@@ -23,7 +26,7 @@ from raydistill.training.resources import Resources
 from raydistill.training.tasks import Task
 from raydistill.training.teach import is_whole, read_history, teach
 
-PROFILE = "profile.json"
+PROFILE, MEMORY = "profile.json", "memory.json"
 
 
 def prepare_teacher(resources: Resources, seed: int, context: RunContext) -> str:
@@ -32,19 +35,26 @@ def prepare_teacher(resources: Resources, seed: int, context: RunContext) -> str
     Args:
         resources: The sweep and its data.
         seed: The teacher's seed.
-        context: Where this runs; every worker calls it.
+        context: Where this runs; every worker calls it. The first one notes the peak memory of its phases.
     """
     identity = teach(resources, seed, context)
     sweep, run, task = resources.sweep, resources.run, resources.task
     teacher = resources.teacher(identity).to(context.device)
+    peaks: dict[str, PeakMemory] = defaultdict(PeakMemory)
     if context.is_first and not _has_evidence(resources, identity):
-        measure(resources, identity, seed)
+        with peaks["evidence"]:
+            measure(resources, identity, seed)
     if not _has_cache(resources, identity):
-        dataset = task.dataset(sweep, resources.data, causal=teacher.causal, teacher_seed=seed)
-        task.build_cache(sweep, teacher, dataset, run.cache(cache_identity(sweep, identity)), context=context)
+        with peaks["teacher_cache"]:
+            dataset = task.dataset(sweep, resources.data, causal=teacher.causal, teacher_seed=seed)
+            task.build_cache(sweep, teacher, dataset, run.cache(cache_identity(sweep, identity)), context=context)
     if context.is_first and not (run.teacher(identity) / PROFILE).is_file():
         depths = sorted({depth for depth, _ in strata(sweep, teacher.n_layers)} | {teacher.n_layers})
-        write_json(run.teacher(identity) / PROFILE, profile(teacher, depths, task.serve, device=context.device))
+        with peaks["profile"]:
+            found = profile(teacher, depths, task.serve, device=context.device)
+        write_json(run.teacher(identity) / PROFILE, found)
+    if context.is_first and peaks:
+        _note_memory(run.teacher(identity) / MEMORY, peaks)
     context.barrier()
     return identity
 
@@ -130,6 +140,12 @@ def calibration_samples(task: Task, sweep: Sweep, dataset: Dataset) -> list[list
         parts = np.array_split(chosen, -(-settings.samples // settings.batch_size))
         samples.append([task.calibration_batch(dataset, part, replicate) for part in parts])
     return samples
+
+
+def _note_memory(file: Path, peaks: dict[str, PeakMemory]) -> None:
+    """Add the peak memory of phases to a file; those of phases that an earlier run went through stay."""
+    earlier = json.loads(file.read_text()) if file.is_file() else {}
+    write_json(file, earlier | {f"{phase}_bytes": memory.bytes for phase, memory in peaks.items()})
 
 
 def _has_cache(resources: Resources, identity: str) -> bool:

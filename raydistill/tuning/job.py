@@ -13,9 +13,10 @@ from typing import Any
 
 from raydistill.config import Sweep, quality_metric, teacher_identity
 from raydistill.errors import CorruptArtifactError
+from raydistill.metrics import PeakMemory
 from raydistill.records import Record, RunDirectory, write_json
 from raydistill.training import build
-from raydistill.training.prepare import prepare_teacher, prepared_teacher
+from raydistill.training.prepare import MEMORY, prepare_teacher, prepared_teacher
 from raydistill.training.prepared import PreparedTeacher
 from raydistill.training.resources import Resources
 from raydistill.training.teach import describe_teacher, read_history, warn_if_weak
@@ -70,17 +71,20 @@ class Job:
         """
         with open_run_directory(self.run, self.sweep, fresh=fresh):
             resources = self.resources
-            data = resources.data
+            with PeakMemory() as in_data:
+                data = resources.data
             print("\n".join(resources.task.describe(data)))
             plan = Plan.of(self.sweep, data)
             print(plan.text())
             describe_run(self.run, self.sweep, data)
             write_json(self.run.plan_file, plan.content())
             try:
-                dealer = self._run_phases(resources, plan)
+                with PeakMemory() as in_driver:
+                    dealer = self._run_phases(resources, plan)
             finally:
                 cluster.stop()
             write_json(self.run.plan_file, plan.content(dealer))
+            write_json(self.run.root / MEMORY, {"data_bytes": in_data.bytes, "driver_bytes": in_driver.bytes})
             set_aside(self.run, dealer.identities)
         return self._conclude()
 

@@ -14,8 +14,9 @@ N, V, DIM, TEACHER_DIM = 37, 101, 8, 12
 TILINGS = {
     "one chunk": {"chunk_logits": 1 << 30},
     "chunks": {"chunk_logits": 5 * V},
-    "one position": {"chunk_logits": 1},
-    "tiles": {"chunk_logits": 7 * 16, "tile_items": 16},
+    "one logit": {"chunk_logits": 1},
+    "chunks of tiles": {"chunk_logits": 5 * V, "tile_items": 16},
+    "tiles": {"chunk_logits": 6 * 16, "tile_items": 16},
     "one item": {"chunk_logits": 3, "tile_items": 1},
 }
 
@@ -204,6 +205,66 @@ def test_bfloat16_sums_in_float32(tiling):
     for a, b in zip(got[1], expected[1], strict=True):
         assert a.dtype == torch.bfloat16
         assert torch.linalg.vector_norm(a.float() - b) < 2e-2 * torch.linalg.vector_norm(b)
+
+
+@pytest.mark.parametrize("tiling", ["chunks", "tiles"])
+def test_under_autocast_the_sums_stay_in_float32(tiling):
+    """Autocast would run the products of float32 tensors in bfloat16; a model's table gets float32 gradients."""
+    case, weights = problem(torch.float32, n=2048, scale=0.3), LossWeights(2.0, 0.5, 0.5)
+    outside = chunked(*case, weights, **TILINGS[tiling])
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = chunked(*case, weights, **TILINGS[tiling])
+    assert all(torch.equal(a, b) for a, b in zip(flat(inside), flat(outside), strict=True))
+    hidden, weight = case[:2]
+    with torch.autocast("cpu", torch.bfloat16):
+        low = catalogue_loss(
+            hidden.bfloat16(),
+            weight.bfloat16(),
+            case[2],
+            weights,
+            teacher_hidden=case[3],
+            teacher_weight=case[4],
+            **TILINGS[tiling],
+        )
+    (gradient,) = torch.autograd.grad(low.total, weight)
+    assert low.total.dtype == gradient.dtype == torch.float32
+    exact = outside[1][1]
+    assert torch.linalg.vector_norm(gradient - exact) < 2e-2 * torch.linalg.vector_norm(exact)
+
+
+@pytest.mark.parametrize("tiling", ["chunks", "chunks of tiles", "tiles"])
+@pytest.mark.parametrize("shift", [-300.0, -60.0, 60.0, 300.0])
+def test_a_constant_added_to_all_logits_changes_nothing(tiling, shift):
+    """Far from 0 the exponentials leave the range of float32, and are formed anew with their maxima taken off."""
+    hidden, weight, labels, teacher_hidden, teacher_weight = (v.detach() for v in problem(torch.float32, scale=0.3))
+    weights = LossWeights(0.8, 0.5, 0.5)
+
+    def shifted(by):
+        grows = torch.where(torch.arange(N) < N // 2, 0.0, by)[:, None]  # of some positions only
+        student = torch.cat([hidden, grows], 1).requires_grad_()
+        table = torch.cat([weight, torch.ones(V, 1)], 1).requires_grad_()
+        teacher = torch.cat([teacher_hidden, -grows], 1)
+        return student, table, labels, teacher, torch.cat([teacher_weight, torch.ones(V, 1)], 1)
+
+    parts, gradients = chunked(*shifted(shift), weights, **TILINGS[tiling])
+    expected, expected_gradients = plain(*shifted(0.0), weights)
+    torch.testing.assert_close(parts, expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(gradients[0][:, :DIM], expected_gradients[0][:, :DIM], rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(gradients[1][:, :DIM], expected_gradients[1][:, :DIM], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("tiling", TILINGS)
+def test_a_teacher_close_to_the_student_is_measured_as_exactly_as_the_plain_way(tiling):
+    """A divergence of 1e-4 is the difference of terms of size 1."""
+    hidden, weight, labels, _, _ = problem(torch.float32)
+    noise = torch.randn(N, DIM, generator=torch.Generator().manual_seed(1))
+    case = (hidden, weight, labels, hidden.detach() + 0.01 * noise, weight.detach())
+    weights = LossWeights(3.0, 0.7, 0.3)
+    exact = plain(*(v.detach().double().requires_grad_() if v.is_floating_point() else v for v in case), weights)
+    got = chunked(*case, weights, **TILINGS[tiling])
+    assert abs(got[0].distillation - exact[0].distillation) < 1e-5 * exact[0].task
+    for a, b in zip(got[1], exact[1], strict=True):
+        assert (a - b).abs().max() <= 1e-5 * b.abs().max()
 
 
 @pytest.mark.parametrize("tiling", ["chunks", "tiles"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -41,6 +43,12 @@ def test_what_is_needed_of_a_teacher_is_in_the_run_directory(resources, teacher)
     assert teacher.evidence_cost["fisher"] > 0
     assert teacher.evidence_cost["tail"] == 0
     assert set(teacher.profile["depths"]) == {"1", "2", "4"}
+
+
+def test_the_peak_memory_of_each_phase_is_noted(resources, teacher):
+    peaks = json.loads((resources.run.teacher(teacher.id) / "memory.json").read_text())
+    assert set(peaks) == {"evidence_bytes", "teacher_cache_bytes", "profile_bytes"}
+    assert all(peak > 20 << 20 for peak in peaks.values())
 
 
 def test_layers_are_those_that_the_selector_chooses(resources, teacher):
