@@ -53,12 +53,15 @@ class Evidence:
         pass_seconds: By pass, over all replicates.
         pass_peak_bytes: By pass, above what was in use before.
         samples: Examples in each replicate.
+        attention: Attention implementation that ``forward`` ran with, which may not be the model's own; None where
+            nothing needed it.
     """
 
     values: dict[str, np.ndarray]
     pass_seconds: dict[str, float]
     pass_peak_bytes: dict[str, int]
     samples: int
+    attention: str | None = None
 
     @property
     def replicates(self) -> int:
@@ -108,16 +111,24 @@ def measure_evidence(
         stack: Which stack of blocks, where the model has several.
 
     Raises:
-        EvidenceError: Unknown kinds, too little data, frozen or quantized parameters, or values that are not finite.
+        EvidenceError: One block, unknown kinds, too little data, frozen or quantized parameters, or values that are
+            not finite.
         ModelError: Unknown family or stack.
     """
     asked = set(_check_kinds(kinds))
     chosen = _stack(model, stack)
     rows = list(blocks(model, chosen.name))
+    if len(rows) < 2:
+        raise EvidenceError(
+            "a model of one block has no layers to choose from", where=f"stack {chosen.name!r}", mend="use a deeper one"
+        )
     n_examples = _check_size(batches_per_replicate, samples)
     if asked & set(GRADIENT_KINDS):
         _check_parameters(model, rows)
     device = next(model.parameters()).device
+    own = backbone_of(model).config._attn_implementation
+    if "attention" in asked and own != "eager":
+        log.warning("attention %r gives no probabilities: the evidence is measured with 'eager'", own)
     values: dict[str, list[np.ndarray]] = defaultdict(list)
     with _evaluating(model), Meter(device) as meter:
         for replicate, batches in enumerate(batches_per_replicate):
@@ -136,6 +147,7 @@ def measure_evidence(
         pass_seconds=dict(meter.seconds),
         pass_peak_bytes=dict(meter.peak_bytes),
         samples=n_examples,
+        attention=("eager" if "attention" in asked else own) if asked & {*_OBSERVED, *GRADIENT_KINDS} else None,
     )
 
 
@@ -153,7 +165,7 @@ def _of_one_forward(model, batches, logits, stack, rows, asked, rng, draws, chun
     watched = rows if asked & {"block_influence", "contiguous", "taylor_block"} else []
     observations, sums = Observations(asked, meter), GradientSums(rows, asked, meter)
     device = next(model.parameters()).device
-    with _eager(model) if attention else nullcontext(), torch.set_grad_enabled(gradients):
+    with with_attention(model, "eager") if attention else nullcontext(), torch.set_grad_enabled(gradients):
         for batch in batches:
             uniforms = torch.from_numpy(rng.random((draws, len(batch.labels)))).to(device)
             for piece, places in batch.to(device).chunks(chunk_size):
@@ -182,13 +194,6 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
-
-
-def _eager(model: nn.Module):
-    current = backbone_of(model).config._attn_implementation
-    if current != "eager":
-        log.info("attention %r gives no probabilities: the attention evidence is measured with 'eager'", current)
-    return with_attention(model, "eager")
 
 
 def _stack(model: nn.Module, name: str | None) -> Stack:

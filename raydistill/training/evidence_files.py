@@ -79,6 +79,7 @@ def read_evidence(folder: Path) -> tuple[Evidence, dict[str, Any]]:
         pass_seconds={name: cost["seconds"] for name, cost in passes.items()},
         pass_peak_bytes={name: cost["peak_memory_bytes"] for name, cost in passes.items()},
         samples=content["samples"],
+        attention=content["attention"],
     )
     return evidence, content
 
@@ -98,11 +99,13 @@ def summary(evidence: Evidence, selections: Selections, n_students: Sequence[int
             "samples": evidence.samples,
             "replicates": evidence.replicates if evidence.values else 0,
             "layers": n_teacher,
+            "attention": evidence.attention,
             "passes": {
                 name: _cost(seconds, evidence.pass_peak_bytes[name]) for name, seconds in evidence.pass_seconds.items()
             },
             "kinds": {
-                kind: _cost(evidence.seconds(kind), evidence.peak_memory_bytes(kind)) for kind in evidence.values
+                kind: _cost(evidence.seconds(kind), evidence.peak_memory_bytes(kind)) | _mean_and_error(array)
+                for kind, array in evidence.values.items()
             },
             "selectors": {
                 arm: _of_selector(evidence, one, scores.get(arm), n_students, n_teacher)
@@ -122,6 +125,7 @@ def _of_selector(evidence: Evidence, one: tuple[Selector, Any], scores, n_studen
     content = {
         **_cost(evidence.seconds(*needs), evidence.peak_memory_bytes(*needs)),
         "depth_concentration": {"mean": ratio, "standard_error": error},
+        "scores": None if scores is None else _mean_and_error(scores),
         "stability": math.nan if scores is None else score_stability(scores),
         "map_stability": {},
     }
@@ -136,6 +140,13 @@ def _select(one: tuple[Selector, Any], values: Mapping[str, np.ndarray], n_stude
     selector, params = one
     generator = stream(0, "selector")  # only selectors that are not stochastic come here
     return list(selector.select(values, n_student, n_teacher=n_teacher, params=params, generator=generator))
+
+
+def _mean_and_error(scores: np.ndarray) -> dict[str, list]:
+    """Return mean and standard error of each entry over the replicates; the error of one replicate does not exist."""
+    n = len(scores)
+    error = scores.std(axis=0, ddof=1) / math.sqrt(n) if n > 1 else np.full(scores.shape[1:], math.nan)
+    return {"mean": scores.mean(axis=0).tolist(), "standard_error": error.tolist()}
 
 
 def _cost(seconds: float, peak_memory_bytes: int) -> dict[str, float]:

@@ -57,7 +57,7 @@ def recorded(blocks: Sequence[nn.Module], n_rows: int) -> Iterator[Recording]:
 
     def hook(layer: int):
         def record(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-            if len(inputs) == 1 and isinstance(output, Tensor) and len(inputs[0]) == len(output) == n_rows:
+            if len(inputs) == 1 and isinstance(output, Tensor) and inputs[0].shape[0] == output.shape[0] == n_rows:
                 recording.calls.append(Call(layer, module, inputs[0].detach(), output))
             else:
                 unclear.add(id(module))
@@ -236,4 +236,4 @@ def _squared(rows: Float[Tensor, "n dim"]) -> Float[Tensor, " n"]:
 
 
 def _flat(tensor: Float[Tensor, "n ... dim"]) -> Float[Tensor, "n rest dim"]:
-    return tensor.reshape(len(tensor), -1, tensor.shape[-1])
+    return tensor if tensor.ndim == 3 else tensor.reshape(tensor.shape[0], -1, tensor.shape[-1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
 
 import numpy as np
@@ -370,11 +369,34 @@ def test_same_seed_same_bits_and_the_seed_moves_the_true_fisher_only():
     np.testing.assert_array_equal(one.values["attention"], other.values["attention"])
 
 
-def test_switch_to_eager_is_said_aloud(caplog):
+def test_switch_to_eager_is_said_aloud_and_recorded(caplog):
     model, logits, _, batches = make("bert")
-    with caplog.at_level(logging.INFO, logger="raydistill.training.evidence"):
-        measure_evidence(model, [batches], logits, ["attention"], seed=0)
-    assert "eager" in caplog.text
+    evidence = measure_evidence(model, [batches], logits, ["attention"], seed=0)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "attention 'sdpa' gives no probabilities: the evidence is measured with 'eager'" in caplog.text
+    assert evidence.attention == "eager"
+    caplog.clear()
+    assert measure_evidence(model, [batches], logits, ["fisher"], seed=0).attention == "sdpa"
+    assert measure_evidence(model, [batches], logits, ["leave_one_out"], seed=0).attention is None
+    assert not caplog.records
+
+
+@every_model
+def test_kinds_are_the_same_whatever_else_is_measured(name):
+    """Asked for together they share a forward pass under eager attention, whose softmax may be in single precision."""
+    model, logits, stack, batches = make(name)
+    together = measure_evidence(model, [batches], logits, KINDS, seed=5, stack=stack).values
+    for kind in KINDS:
+        alone = measure_evidence(model, [batches], logits, [kind], seed=5, stack=stack).values[kind]
+        np.testing.assert_allclose(together[kind], alone, rtol=1e-5, atol=1e-8, err_msg=kind)
+
+
+def test_one_block_is_refused():
+    model = build_recommender(
+        "gpt2", n_items=N_ITEMS, layers=1, hidden=8, heads=2, dropout=0.0, max_length=LENGTH, seed=0
+    )
+    with pytest.raises(EvidenceError, match="one block has no layers to choose from"):
+        measure_evidence(model, [[item_batch(4, 0)]], item_logits, ["attention"], seed=0)
 
 
 def test_module_that_no_rule_knows_and_one_called_twice_are_exact_too():

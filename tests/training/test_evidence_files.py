@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from scipy.stats import kendalltau
+from scipy.stats import kendalltau, sem
 
 from raydistill.errors import CorruptArtifactError
 from raydistill.selectors import KINDS, RUN_KINDS, SELECTORS
@@ -27,6 +27,7 @@ def evidence(kinds=KINDS, replicates=REPLICATES):
         pass_seconds={name: float(i + 1) for i, name in enumerate(passes_of(*kinds))},
         pass_peak_bytes={name: 10 * i for i, name in enumerate(passes_of(*kinds))},
         samples=64,
+        attention="eager",
     )
 
 
@@ -46,8 +47,8 @@ def test_round_trip_is_exact(tmp_path):
     assert set(found.values) == set(KINDS)
     for kind in KINDS:
         np.testing.assert_array_equal(found.values[kind], expected.values[kind])
-    assert (found.pass_seconds, found.pass_peak_bytes, found.samples) == (
-        expected.pass_seconds, expected.pass_peak_bytes, 64,
+    assert (found.pass_seconds, found.pass_peak_bytes, found.samples, found.attention) == (
+        expected.pass_seconds, expected.pass_peak_bytes, 64, "eager",
     )  # fmt: skip
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evidence.json", "scores.parquet"]
 
@@ -87,11 +88,17 @@ def test_summary_says_costs_agreement_and_maps(tmp_path):
     assert of["fisher"]["depth_concentration"]["mean"] == pytest.approx(ratios.mean())
     assert of["fisher"]["depth_concentration"]["standard_error"] == pytest.approx(ratios.std(ddof=1) / np.sqrt(3))
     assert content["kinds"]["fisher"]["seconds"] == found.seconds("fisher")
+    for place in (of["gradient"]["scores"], content["kinds"]["gradient"]):
+        np.testing.assert_allclose(place["mean"], means["gradient"])
+        np.testing.assert_allclose(place["standard_error"], sem(found.values["gradient"], axis=0))
+    assert of["uniform"]["scores"] is None
+    assert np.shape(content["kinds"]["contiguous"]["standard_error"]) == (LAYERS, LAYERS)
 
 
 def test_one_replicate_and_no_evidence_at_all_are_written_without_nan(tmp_path):
     content = write(tmp_path / "one", evidence(replicates=1))
     assert content["selectors"]["fisher"]["stability"] is None
+    assert content["selectors"]["fisher"]["scores"]["standard_error"] == [None] * LAYERS
     write(tmp_path / "none", evidence(kinds=()), selections("uniform", "random"))
     assert read_evidence(tmp_path / "none")[1]["replicates"] == 0
 

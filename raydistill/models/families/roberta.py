@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, RobertaConfig
 
-from raydistill.models.families.base import Family, Size
-from raydistill.models.families.bert import DROPOUT_KEYS, STACKS, bert_settings, pooler_argument
+from raydistill.models.families.base import Size
+from raydistill.models.families.bert import bert_like, bert_settings
 
 
 def _config(size: Size, **further) -> RobertaConfig:
@@ -40,16 +40,11 @@ def _pad_with_zero(model: PreTrainedModel) -> None:
     model.config.max_position_embeddings = len(rows)
 
 
-ROBERTA = Family(
-    name="roberta",
-    model_types=("roberta",),
-    base_class="RobertaModel",
-    stacks=STACKS,
-    causal=False,
+ROBERTA = bert_like(
+    "roberta",
+    RobertaConfig,
+    "RobertaModel",
     recommender_config=_config,
-    dropout_keys=DROPOUT_KEYS,
-    base_arguments={"add_pooling_layer": False},
-    constructor_arguments=pooler_argument,
     position_limit=_position_limit,
     pad_with_zero=_pad_with_zero,
 )
