@@ -6,6 +6,7 @@ import re
 import urllib.error
 import urllib.request
 
+import psutil
 import pytest
 from sweep_process import SweepProcess
 
@@ -28,6 +29,17 @@ def exported(port: int) -> str:
         return ""
 
 
+def ray_titles() -> set[str]:
+    """Return the titles of all of Ray's processes on this machine."""
+    found = set()
+    for process in psutil.process_iter():
+        try:
+            found.update(process.cmdline()[:1])
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+    return {title for title in found if title.startswith("ray::")}
+
+
 def test_metrics_and_names_of_a_running_sweep(reference, tmp_path, cluster):
     run = reference.copy(tmp_path / "run", without=("trials", "studies", "report"))
     sweep = SweepProcess(
@@ -41,12 +53,16 @@ def test_metrics_and_names_of_a_running_sweep(reference, tmp_path, cluster):
     port = cluster.head_node.metrics_export_port
     seen: set[str] = set()
 
+    titles: set[str] = set()
+
     def everything_seen() -> bool:
         text = exported(port)
+        titles.update(title for title in ray_titles() if "keep=" in title)
         seen.update(pattern for pattern in WANTED if re.search(pattern, text, re.IGNORECASE))
         return len(seen) == len(WANTED)
 
     sweep.wait_for(everything_seen)
+    assert any("confirm uniform keep=0.5 seed=" in title for title in titles), titles
     names = {path.name.rpartition("_")[0] for path in run.glob("ray/tune/*/*keep=*")}
     assert "search_uniform_keep=0.5_#0" in names
     sweep.finish()
