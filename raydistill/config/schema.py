@@ -266,6 +266,15 @@ def _address(text: str) -> str:
     return text
 
 
+def _folder(text: str) -> str:
+    if "://" in text:
+        raise broken(
+            "must be a folder: what lies there is memory-mapped; mount the bucket, and give its address to "
+            "execution.checkpoints"
+        )
+    return text
+
+
 def _gpu_share(value: float) -> float:
     if value > 1 and value != int(value):
         raise broken("must be a share of one GPU (below 1) or a whole number of GPUs")
@@ -279,6 +288,9 @@ class Execution(Section):
     """Where and how it runs: nothing here can change a result, so it is part of no identity.
 
     Attributes:
+        storage: Folder that run directories and prepared data lie in; on a cluster one that all nodes see.
+        checkpoints: Folder or address (``s3://``, ``gs://`` and whatever else pyarrow knows) for checkpoints of
+            training; the run directory where None.
         keep_models: Whether confirm keeps every student's weights beside its record, for ``export``.
     """
 
@@ -289,7 +301,8 @@ class Execution(Section):
     cpus_per_trial: Positive = 1.0
     strategy: Literal["ddp", "fsdp"] = "ddp"
     concurrency: Annotated[Any, BeforeValidator(_auto_or_count)] = "auto"
-    storage: str = "runs"
+    storage: Annotated[str, AfterValidator(_folder)] = "runs"
+    checkpoints: str | None = None
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
     dashboard: bool = True
     keep_models: bool = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from raydistill.training.prepared import PreparedTeacher
 from raydistill.training.resources import Resources
 from raydistill.training.teach import describe_teacher, read_history, warn_if_weak
 from raydistill.training.trial import TrialSpec
-from raydistill.tuning import cluster, preflight
+from raydistill.tuning import checkpoints, cluster, preflight
 from raydistill.tuning.dealer import Dealer
 from raydistill.tuning.directory import describe_run, kept_records, open_run_directory, set_aside
 from raydistill.tuning.metrics import SweepMetrics
@@ -95,6 +94,7 @@ class Job:
         with Progress(expected, quality_metric(self.sweep)) as progress:
             progress.phase("starting Ray")
             preflight.check_token(self.sweep)
+            checkpoints.check_place(checkpoints.place_of(self.sweep, self.run))
             dashboard = cluster.start(self.sweep)
             if dashboard:
                 progress.phase(f"dashboard: {dashboard}")
@@ -136,12 +136,12 @@ class Job:
                 {"run": str(self.run.root), "cache": str(self.cache), "seed": seed},
                 self.sweep,
                 name=f"teacher-{identity}",
-                storage=self.run.root / "ray" / "train",
+                storage=checkpoints.place_of(self.sweep, self.run),
             )
             ready = prepared_teacher(Resources(self.sweep, self.run, self.cache), identity)
             if ready is None:
                 raise CorruptArtifactError("the teacher was made, but not all of it is there", where=str(self.run.root))
-            shutil.rmtree(self.run.root / "ray" / "train" / f"teacher-{identity}", ignore_errors=True)
+            checkpoints.remove(checkpoints.place_of(self.sweep, self.run), f"teacher-{identity}")
         self._report_teacher(identity, progress)
         return ready
 

@@ -47,7 +47,7 @@ def run_sharded(
     sweep: Sweep,
     *,
     name: str,
-    storage: Path,
+    storage: str,
     workers: Workers | None = None,
     trainer: type[TorchTrainer] = TorchTrainer,
 ) -> Any:
@@ -61,7 +61,7 @@ def run_sharded(
         arguments: Plain values.
         sweep: Says how many workers, with how many GPUs each, and whether each holds the whole model.
         name: Of the run; the same name and storage continue an interrupted run.
-        storage: Where checkpoints go; shared by all nodes.
+        storage: Where checkpoints go: a folder that all nodes see, or an address that pyarrow knows.
         workers: Other workers than those of the sweep.
         trainer: Starts and watches the workers.
 
@@ -86,7 +86,7 @@ def run_sharded(
         ),
         run_config=RunConfig(
             name=name,
-            storage_path=str(storage),
+            storage_path=storage,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
         ),
     )

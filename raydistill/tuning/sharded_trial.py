@@ -7,7 +7,6 @@ Starting the workers costs seconds, so a trial that one process can train runs a
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +20,7 @@ from raydistill.config import Sweep
 from raydistill.records import RunDirectory, read_record
 from raydistill.training.context import RunContext
 from raydistill.training.trial import Trial, TrialSpec
+from raydistill.tuning import checkpoints
 from raydistill.tuning.sharded import Workers, run_sharded
 from raydistill.tuning.trainable import resources_of
 
@@ -74,7 +74,7 @@ def run_sharded_trial(config: Mapping[str, Any]) -> None:
     resources = resources_of(config)
     identity = TrialSpec(**config["spec"]).identity(resources.sweep, resources.data.hash)
     run = RunDirectory(config["run"])
-    storage = run.root / "ray" / "train"
+    storage = checkpoints.place_of(resources.sweep, run)
     run_sharded(
         train_in_worker,
         {name: config[name] for name in ("spec", "run", "cache", "versions")},
@@ -84,7 +84,7 @@ def run_sharded_trial(config: Mapping[str, Any]) -> None:
         workers=Workers(**config["workers"]),
         trainer=TrainerInActor,
     )
-    shutil.rmtree(storage / f"trial-{identity}", ignore_errors=True)
+    checkpoints.remove(storage, f"trial-{identity}")
     record = read_record(run.record_file(identity))
     for row in record.curves:
         tune.report({key: value for key, value in row.items() if key != "epoch"})

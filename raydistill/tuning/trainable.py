@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from ray import tune
+from ray._raylet import setproctitle
 
 from raydistill.records import RunDirectory
 from raydistill.training import build
@@ -47,6 +48,8 @@ class DistillTrainable(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
+        # What `ps` and the dashboard's list of processes show; Ray names the process anew in every call.
+        setproctitle(f"ray::{type(self).__name__} {self._trial.spec.name}")
         row = next(self._rows, None)
         if row is not None:
             return {key: value for key, value in row.items() if key != "epoch"}

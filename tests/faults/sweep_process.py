@@ -37,6 +37,12 @@ Job._conclude = lambda self: 0
 sys.exit(main(sys.argv[1:]))
 """
 LIMIT_S = 900
+OWN_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray's processes are nice to others by default, and starve on a machine that others use.
+    "RAY_worker_niceness": "0",
+}
 
 
 class SweepProcess:
@@ -72,7 +78,7 @@ class SweepProcess:
             self.process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env=inherited | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"} | environment,
+                env=inherited | OWN_ENVIRONMENT | environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
