@@ -1,10 +1,13 @@
-"""All speed and memory figures in one table.
+"""All speed and memory figures in one table, in parts that can be run one by one.
 
     OMP_NUM_THREADS=1 python -m benchmarks --data Beauty.txt --json figures.json
-    python -m benchmarks --quick                     # under two minutes, synthetic data of Beauty's shape
-    python -m benchmarks --only loss epoch --peers   # with RecBole and RecTools, each in an environment of its own
+    python -m benchmarks epoch distillation          # some parts only
+    python -m benchmarks --quick                     # a few minutes, synthetic data of Beauty's shape
+    python -m benchmarks peers --data Beauty.txt     # RecBole, RecTools, torchdistill, each in its own environment
+    python -m benchmarks search --run runs/ablation  # what a sweep cost beside training, from its records
 
-The file may also be named by RAYDISTILL_BEAUTY.
+The file may also be named by RAYDISTILL_BEAUTY. ``pip install -e ".[bench]"`` brings what the rows of transformers'
+Trainer and ONNX Runtime need; without it they are skipped, aloud. The figures of an earlier part stay in the JSON file.
 """
 
 from __future__ import annotations
@@ -20,52 +23,68 @@ from typing import Any
 import torch
 import transformers
 
-from benchmarks import inference, loss, training
+from benchmarks import distillation, inference, loss, memory, search, students, training
 from benchmarks.data import sequences
 from benchmarks.peers.run import peers
+from raydistill.data.splits import SequenceData
 
-PARTS = ("loss", "epoch", "distillation", "ranking", "inference")
+PARTS = ("loss", "memory", "epoch", "distillation", "students", "ranking", "inference", "search", "peers")
+SLOW_PARTS = ("peers",)
+QUICK_USERS = 2560
 
 
 def main() -> None:
     """Measure, print the table and write it as JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "parts", nargs="*", metavar="NAME", help=f"all of these where none is named: {', '.join(PARTS)}"
+    )
     parser.add_argument("--data", type=Path, default=os.environ.get("RAYDISTILL_BEAUTY"), help="Beauty.txt of S3-Rec")
-    parser.add_argument("--quick", action="store_true", help="fewer users, smaller catalogues, no slow peers")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--peers", action="store_true", help="also install and measure RecBole and RecTools")
+    parser.add_argument("--run", type=Path, default=None, help="run directory of a sweep, for the part search")
+    parser.add_argument("--quick", action="store_true", help="fewer users, smaller catalogues, no peers")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=None, help="turns that each work takes")
     parser.add_argument("--json", type=Path, default=None)
     options = parser.parse_args()
+    unknown = sorted(set(options.parts) - set(PARTS))
+    if unknown:
+        parser.error(f"unknown part {unknown[0]!r}; there are {', '.join(PARTS)}")
     torch.set_num_threads(options.threads)
-    rows: list[dict[str, Any]] = []
+    figures = _earlier(options.json)
     with tempfile.TemporaryDirectory() as cache:
-        for name in options.only:
+        for name in options.parts or [part for part in PARTS if not (options.quick and part in SLOW_PARTS)]:
+            rows = []
             for found in _measure(name, options, Path(cache)):
                 _print(found)
                 rows.append(found)
-    if options.peers:
-        for found in peers(options.data):
-            _print(found)
-            rows.append(found)
-    if options.json:
-        options.json.write_text(json.dumps({"machine": _machine(options), "rows": rows}, indent=1) + "\n")
+            figures[name] = {"machine": _machine(options), "rows": rows}
+            if options.json:
+                options.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 def _measure(name: str, options: argparse.Namespace, cache: Path) -> list[dict[str, Any]]:
     """Return the rows of one part."""
-    if name == "loss":
-        return loss.run(quick=options.quick)
     rounds = options.rounds or (1 if options.quick else 3)
-    data = sequences(options.data, cache, users=2560 if options.quick else None)
-    if name == "epoch":
-        return training.epochs(data, rounds=rounds, with_peers=True)
-    if name == "distillation":
-        return training.distillation(data, rounds=rounds, with_peers=True)
-    if name == "ranking":
-        return training.ranking(data, rounds=rounds)
-    return inference.run(data, quick=options.quick)
+
+    def data() -> SequenceData:
+        return sequences(options.data, cache, users=QUICK_USERS if options.quick else None)
+
+    work = {
+        "loss": lambda: loss.run(quick=options.quick),
+        "memory": lambda: memory.run(cache, quick=options.quick),
+        "epoch": lambda: training.epochs(data(), rounds=rounds),
+        "distillation": lambda: distillation.run(data(), rounds=rounds),
+        "students": lambda: students.run(rounds=rounds),
+        "ranking": lambda: training.ranking(data(), rounds=rounds),
+        "inference": lambda: inference.run(data(), quick=options.quick),
+        "search": lambda: search.run(options.run),
+        "peers": lambda: peers(options.data),
+    }
+    return work[name]()
+
+
+def _earlier(file: Path | None) -> dict[str, Any]:
+    return json.loads(file.read_text()) if file is not None and file.is_file() else {}
 
 
 def _print(found: dict[str, Any]) -> None:
@@ -73,7 +92,7 @@ def _print(found: dict[str, Any]) -> None:
     ratio = "" if found["ratio"] is None else f"{found['ratio']:.2f}x"
     memory = f"+{found['memory'] / 2**20:.0f} MB" if found.get("memory", -1) >= 0 else ""
     print(
-        f"{found['area']:48s} {found['work']:32s} {seconds:>10s} {ratio:>7s} {memory:>9s} {found.get('note', '')}",
+        f"{found['area']:46s} {found['work']:50s} {seconds:>10s} {ratio:>7s} {memory:>9s} {found.get('note', '')}",
         flush=True,
     )
 
@@ -81,6 +100,7 @@ def _print(found: dict[str, Any]) -> None:
 def _machine(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "processor": platform.machine(),
+        "vector_instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": options.threads,
         "torch": torch.__version__,
         "transformers": transformers.__version__,

@@ -48,7 +48,8 @@ def run(data: SequenceData, *, quick: bool) -> list[dict[str, Any]]:
             measured = _measure(lambda scores=scores, ids=ids: scores(ids), batch, quick)
             count = forward_flops(lambda scores=scores, ids=ids: scores(ids))
             against, flops = against or measured, flops or count
-            rows.append(row(area, work, measured, against, note=f"FLOP ratio {count / flops:.2f}"))
+            note = f"FLOP ratio {count / flops:.2f}; {batch / measured:,.0f} users/s"
+            rows.append(row(area, work, measured, against, note=note))
             for name, make in _FORMS.items():
                 if quick and name == "compiled":
                     rows.append(row(area, f"{depth} blocks, {name}", None, note="skipped: quick"))
@@ -58,7 +59,9 @@ def run(data: SequenceData, *, quick: bool) -> list[dict[str, Any]]:
                 except ModuleNotFoundError as error:
                     rows.append(row(area, f"{depth} blocks, {name}", None, note=f"skipped: {error}"))
                     continue
-                rows.append(row(area, f"{depth} blocks, {name}", _measure(other, batch, quick), against))
+                found = _measure(other, batch, quick)
+                note = f"{batch / found:,.0f} users/s"
+                rows.append(row(area, f"{depth} blocks, {name}", found, against, note=note))
     return rows
 
 
@@ -95,7 +98,7 @@ def _onnx(scores: nn.Module, ids: torch.Tensor):
     import onnxruntime
 
     path = Path(tempfile.mkdtemp()) / "student.onnx"
-    torch.onnx.export(scores, (ids,), str(path), dynamo=True)
+    torch.onnx.export(scores, (ids,), str(path), dynamo=True, verbose=False)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

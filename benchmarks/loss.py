@@ -1,8 +1,7 @@
-"""One step of the catalogue loss and its gradients: all logits at once, chunks of positions, tiles of items."""
+"""One step of the catalogue loss and its gradients, against all logits at once."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -44,23 +43,21 @@ def _compare(n_items: int, n_positions: int, name: str, weights: LossWeights, ro
         target = teacher_hidden.float() @ teacher_table.T if needs_teacher else None
         class_loss(hidden @ table.T, target, labels, weights).total.backward()
 
-    def chunked(**sizes: int) -> None:
+    def chunked() -> None:
         arguments = {"teacher_hidden": teacher_hidden, "teacher_weight": teacher_table} if needs_teacher else {}
-        catalogue_loss(hidden, table, labels, weights, **arguments, **sizes).total.backward()
+        catalogue_loss(hidden, table, labels, weights, **arguments).total.backward()
 
-    works = {"plain": plain, "chunks": partial(chunked, tile_items=n_items), "tiles": partial(chunked, tile_items=8192)}
+    works = {"all logits": plain, "raydistill": chunked}
     area = f"loss, {name}, {n_items:,} items x {n_positions:,}"
     rows = []
     if 4 * n_items * n_positions * (6 if needs_teacher else 3) > PLAIN_BYTES:
-        del works["plain"]
-        rows.append(row(area, "plain", None, note="skipped: too much memory"))
-    if n_items >= 1_000_000:
-        del works["chunks"]  # 64 positions over all items are already hundreds of megabytes
+        del works["all logits"]
+        rows.append(row(area, "all logits", None, note="skipped: too much memory"))
     for work in works.values():
         hidden.grad = table.grad = None
         work()
     seconds = in_turns(works, rounds, warm_up=False)
     hidden.grad = table.grad = None
-    against = seconds.get("plain", next(iter(seconds.values())))
+    against = seconds.get("all logits", next(iter(seconds.values())))
     rows += [row(area, w, seconds[w], against, memory=extra_memory(works[w])) for w in works]
     return rows

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import row
+import torch
+
+from benchmarks import distillation
+from benchmarks.data import sequences
+from benchmarks.measure import in_turns, row
+from benchmarks.training import model, ours
+from raydistill.training.evaluation import rank_users
 
 HERE = Path(__file__).parent
-PEERS = {"RecBole SASRec": "recbole", "RecTools SASRec": "rectools"}
-INSTALL_SECONDS, RUN_SECONDS = 900, 3600
+PEERS = {
+    "RecBole 1.2.1 SASRec, 1 block": "recbole",
+    "RecTools 0.19 SASRec, 1 block": "rectools",
+    "torchdistill 1.1.5, GPT-2 8 to 2 blocks": "torchdistill",
+}
+INSTALL_SECONDS, RUN_SECONDS = 900, 5400
 
 
 def cache_folder() -> Path:
@@ -19,17 +30,25 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "raydistill-benchmarks"
 
 
-def peers(data: Path | None) -> list[dict[str, Any]]:
-    """Return the time of one epoch of each peer, 1 block and 64 dimensions, over the file of sequences.
+def peers(data: Path | None, names: list[str] | None = None) -> list[dict[str, Any]]:
+    """Return the time of one epoch of each peer, 64 dimensions, over the file of sequences, as ratios to raydistill.
 
-    A peer's script prints ``epoch SECONDS`` and ``ranking SECONDS`` as its last lines.
+    A peer's script prints ``epoch SECONDS``, ``ranking SECONDS`` or ``distillation SECONDS`` as its last lines.
+
+    Args:
+        data: The file; None skips all.
+        names: Scripts of the peers to run; all where None.
     """
     if data is None:
         return [row("peers", name, None, note="skipped: needs --data Beauty.txt") for name in PEERS]
-    rows = []
+    against = _own(data)
+    rows = [row("peers", f"raydistill, {work}", seconds, seconds) for work, seconds in against.items()]
     for name, script in PEERS.items():
+        if names is not None and script not in names:
+            continue
         environment = cache_folder() / script
-        failed = _call(["bash", str(HERE / "install.sh"), script, str(environment)], INSTALL_SECONDS)[1]
+        install = ["bash", str(HERE / "install.sh"), script, str(environment), torch.__version__]
+        failed = _call(install, INSTALL_SECONDS)[1]
         if failed:
             rows.append(row("peers", name, None, note=f"skipped: not installed ({failed})"))
             continue
@@ -38,10 +57,20 @@ def peers(data: Path | None) -> list[dict[str, Any]]:
         if failed:
             rows.append(row("peers", name, None, note=f"skipped: it does not run here ({failed})"))
             continue
-        for line in output.splitlines()[-2:]:
-            work, seconds = line.split()
-            rows.append(row("peers", f"{name}, {work}", float(seconds)))
+        found = [line.split() for line in output.splitlines()]
+        found = {line[0]: float(line[1]) for line in found if len(line) == 2 and line[0] in against}
+        rows += [row("peers", f"{name}, {work}", seconds, against[work]) for work, seconds in found.items()]
     return rows
+
+
+def _own(data: Path) -> dict[str, float]:
+    """Return what raydistill takes for the same work."""
+    with tempfile.TemporaryDirectory() as cache:
+        found = sequences(data, Path(cache))
+        recommender = model(found, 1).eval()
+        works = {"epoch": ours(model(found, 1), found), "ranking": lambda: rank_users(recommender, found, "test")}
+        seconds = in_turns(works, 1)
+        return seconds | {"distillation": distillation.cached_epoch(found)}
 
 
 def _call(command: list[str], limit: int) -> tuple[str, str]:
