@@ -18,7 +18,7 @@ ARTIFACT_VERSION = 1
 """Raised whenever the same sweep would give other artifacts; old ones are then not used any more."""
 
 _NOT_DATA = ("max_length",)
-_SCHEDULE = ("epochs", "patience", "batch_size", "lr", "weight_decay", "warmup", "schedule")
+_SCHEDULE = ("epochs", "epoch_examples", "patience", "batch_size", "lr", "weight_decay", "warmup", "schedule")
 
 
 def artifact_identity(kind: str, content: Mapping[str, Any]) -> str:

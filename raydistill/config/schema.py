@@ -73,6 +73,7 @@ class Teacher(Section):
 
     Attributes:
         epochs: Most epochs that it is trained; 0 takes a pretrained one as it is.
+        epoch_examples: As in ``training``, but its own: null is all.
         lr, batch_size, weight_decay, warmup, schedule: Those of ``training`` where not given.
         dropout: 0.1 where the teacher is built from a family; null is what a pretrained one has.
         patience: Epochs without a better validation NDCG@10 before training stops; null trains all of them.
@@ -90,6 +91,7 @@ class Teacher(Section):
     initializer_range: Positive | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     epochs: Whole
+    epoch_examples: Count | None = None
     seed: Whole = 0
     lr: Positive | None = None
     batch_size: Count | None = None
@@ -165,6 +167,7 @@ class Training(Section):
     """How a student is trained; the teacher takes what it does not say itself.
 
     Attributes:
+        epoch_examples: Examples of one epoch, drawn anew for each; null is all of them.
         warmup: Share of all steps in which the learning rate rises.
         clip: Largest norm of the gradient; null clips nothing.
         groups: Length groups that a random batch is split into, so that little is padded.
@@ -173,6 +176,7 @@ class Training(Section):
     """
 
     epochs: Count
+    epoch_examples: Count | None = None
     batch_size: Count = 256
     lr: Positive = 1e-3
     weight_decay: NonNegative = 0.01

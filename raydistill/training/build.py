@@ -45,6 +45,7 @@ def student_settings(sweep: Sweep, *, seed: int, lr: float | None, weight_decay:
     training = sweep.training
     return TrainingSettings(
         epochs=training.epochs,
+        epoch_examples=training.epoch_examples,
         batch_size=training.batch_size,
         lr=training.lr if lr is None else lr,
         weight_decay=training.weight_decay if weight_decay is None else weight_decay,
@@ -69,4 +70,6 @@ def teacher_settings(sweep: Sweep, seed: int) -> TrainingSettings:
         for name in ("lr", "batch_size", "weight_decay", "warmup", "schedule")
     }
     shared = student_settings(sweep, seed=seed, lr=None, weight_decay=None)
-    return replace(shared, **own, epochs=teacher.epochs, patience=teacher.patience)
+    return replace(
+        shared, **own, epochs=teacher.epochs, epoch_examples=teacher.epoch_examples, patience=teacher.patience
+    )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -32,6 +33,7 @@ class TrainingSettings:
 
     Attributes:
         epochs: Passes over the training examples.
+        epoch_examples: Examples of a pass, in whole steps, drawn anew each time; None for all.
         batch_size: Examples in an optimizer step, over all workers.
         lr: Peak learning rate of AdamW.
         weight_decay: Of matrices and embeddings; biases and norms have none.
@@ -48,6 +50,7 @@ class TrainingSettings:
     """
 
     epochs: int = 8
+    epoch_examples: int | None = None
     batch_size: int = 256
     lr: float = 1e-3
     weight_decay: float = 0.01
@@ -144,6 +147,8 @@ class DistillationTrainer:
             _parameter_groups(self.objective, settings.weight_decay), lr=settings.lr, fused=True
         )
         self.steps_in_epoch = dataset.examples.steps_in_epoch(settings.batch_size)
+        if settings.epoch_examples is not None:
+            self.steps_in_epoch = min(self.steps_in_epoch, -(-settings.epoch_examples // settings.batch_size))
         self.result = TrainingResult()
         self._best: dict[str, Tensor] = {}
 
@@ -193,7 +198,7 @@ class DistillationTrainer:
                 rank=context.rank,
                 world_size=context.world_size,
             )
-            for number, (parts, targets) in enumerate(steps):
+            for number, (parts, targets) in enumerate(islice(steps, self.steps_in_epoch)):
                 self._set_lr(epoch * self.steps_in_epoch + number)
                 sums += targets * self._step(parts, targets)
                 n_targets += targets

@@ -77,20 +77,22 @@ def estimate(
     concurrency = _concurrency(sweep)
     speed = EFFICIENCY * _operations_per_second()
 
-    def epoch_s(layers: float, *, distilled: bool) -> float:
-        blocks = (3 * work.positions + work.scored) * layers * 24 * work.hidden**2
-        output = (8 if distilled else 6) * work.targets * work.hidden * work.classes
+    def epoch_s(layers: float, examples: int | None, *, distilled: bool) -> float:
+        share = 1.0 if examples is None else min(1.0, examples / work.examples)
+        blocks = (3 * share * work.positions + work.scored) * layers * 24 * work.hidden**2
+        output = (8 if distilled else 6) * share * work.targets * work.hidden * work.classes
         # Softmax and its gradient cost about as much as 60 operations a logit (120 with the teacher's).
-        elementwise = (120 if distilled else 60) * work.targets * work.classes
+        elementwise = (120 if distilled else 60) * share * work.targets * work.classes
         return (blocks + output + elementwise) / speed
 
+    teacher_epoch_s = epoch_s(work.n_layers, sweep.teacher.epoch_examples, distilled=False)
     mean_depth = sum(depth for depth, _ in strata) / len(strata)
-    trial_s = sweep.training.epochs * epoch_s(mean_depth, distilled=True) + OVERHEAD_S
+    trial_s = sweep.training.epochs * epoch_s(mean_depth, sweep.training.epoch_examples, distilled=True) + OVERHEAD_S
     n_search = sum(arm.has_study for arm in arms) * sweep.search.trials
     n_confirmed = sum(n_confirm(sweep, arms, len(strata)).values())
     cache_bytes = work.cache_bytes * sweep.confirm.teachers
     return Estimate(
-        teacher_s=sweep.confirm.teachers * (sweep.teacher.epochs * epoch_s(work.n_layers, distilled=False) + 10),
+        teacher_s=sweep.confirm.teachers * (sweep.teacher.epochs * teacher_epoch_s + 10),
         search_s=n_search * trial_s / concurrency,
         confirm_s=n_confirmed * trial_s / concurrency,
         trial_s=trial_s,
@@ -110,15 +112,18 @@ def _concurrency(sweep: Sweep) -> int:
 
 
 def _operations_per_second() -> float:
-    """Return the speed of one thread on a matrix product, measured for a tenth of a second."""
+    """Return the speed of one thread on a matrix product, measured for a tenth of a second of its own time.
+
+    Not of the clock's: what else runs at this moment is not what the sweep will have to share the machine with.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     left, right = torch.randn(512, 512), torch.randn(512, 512)
     torch.mm(left, right)
-    started, count = time.perf_counter(), 0
-    while time.perf_counter() - started < 0.1:
+    started, count = time.thread_time(), 0
+    while time.thread_time() - started < 0.1:
         torch.mm(left, right)
         count += 1
-    elapsed = time.perf_counter() - started
+    elapsed = time.thread_time() - started
     torch.set_num_threads(threads)
     return 2 * 512**3 * count / elapsed

@@ -71,6 +71,7 @@ def test_a_control_of_a_pretrained_teacher_has_its_shape_and_none_of_its_weights
 def test_students_are_trained_as_training_says_but_for_what_is_searched(tmp_path):
     overrides = {
         "epochs": 5,
+        "epoch_examples": 11,
         "batch_size": 7,
         "lr": 0.5,
         "weight_decay": 0.25,

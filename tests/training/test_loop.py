@@ -267,3 +267,25 @@ def test_every_epoch_is_reported_with_its_checkpoint(tmp_path):
     context = RunContext(checkpoint_folder=tmp_path, report=lambda row, folder: rows.append((row["epoch"], folder)))
     trainer(context=context).fit()
     assert rows == [(1, tmp_path), (2, tmp_path), (3, tmp_path)]
+
+
+def test_an_epoch_of_some_examples_is_whole_steps_of_examples_drawn_anew(monkeypatch):
+    seen: list[list[tuple[int, ...]]] = []
+    data = dataset()
+    original = data.to
+
+    def to(group, device):
+        seen[-1] += [tuple(row[row > 0].tolist()) for row in group.batch.input_ids]
+        return original(group, device)
+
+    monkeypatch.setattr(data, "to", to)
+    settings = TrainingSettings(epochs=3, epoch_examples=10, batch_size=4, schedule="cosine", seed=1)
+    trainer = DistillationTrainer(small_model(), data, TASK_ONLY, settings)
+    rows = trainer.epochs()
+    for _ in range(settings.epochs):
+        seen.append([])
+        next(rows)
+    assert [len(epoch) for epoch in seen] == [12, 12, 12]  # three steps hold ten examples
+    assert len({tuple(sorted(epoch)) for epoch in seen}) == 3
+    assert trainer.steps_in_epoch == 3  # so the learning rate comes down to zero in nine steps
+    assert trainer.optimizer.param_groups[0]["lr"] < 0.1 * settings.lr

@@ -32,6 +32,7 @@ class Workload:
     Attributes:
         n_layers, hidden: Shape of the teacher.
         classes: Rows of the output layer.
+        examples: Training examples.
         positions: Positions that an epoch of training puts through the blocks.
         targets: Targets of an epoch.
         scored: Positions that one evaluation puts through the blocks.
@@ -43,6 +44,7 @@ class Workload:
     n_layers: int
     hidden: int
     classes: int
+    examples: int
     positions: int
     targets: int
     scored: int

@@ -78,6 +78,7 @@ class NextItem(Task):
             n_layers=shape.n_layers,
             hidden=shape.hidden,
             classes=data.n_items,
+            examples=len(examples),
             positions=int(examples.lengths.sum()),
             targets=examples.n_slots // examples.n_patterns,
             scored=int(evaluated),

@@ -172,6 +172,7 @@ class Preference(Task):
             n_layers=shape.n_layers,
             hidden=shape.hidden,
             classes=data.n_classes,
+            examples=len(train),
             positions=int(data.lengths[train].sum()),
             targets=len(train),
             scored=int(data.lengths[data.rows("validation")].sum()),
