@@ -33,7 +33,9 @@ def model_of(kind: type, base: type[Section] = Section) -> type[Section]:
         if not field.init:
             continue
         hint = hints[field.name]
-        hint = model_of(hint) if dataclasses.is_dataclass(hint) else hint
+        inner = _dataclass_in(hint)
+        if inner is not None:
+            hint = model_of(inner) if inner is hint else model_of(inner) | None
         if field.default is not dataclasses.MISSING:
             fields[field.name] = (hint, field.default)
         elif field.default_factory is not dataclasses.MISSING:
@@ -53,8 +55,14 @@ def build(kind: type, model: Section) -> Any:
     hints = typing.get_type_hints(kind)
     for name in names(kind):
         value = getattr(model, name)
-        values[name] = build(hints[name], value) if isinstance(value, Section) else value
+        values[name] = build(_dataclass_in(hints[name]), value) if isinstance(value, Section) else value
     return kind(**values)
+
+
+def _dataclass_in(hint: Any) -> type | None:
+    """Return the dataclass that a hint is, alone or with None beside it, or None where it is neither."""
+    options = [option for option in (typing.get_args(hint) or (hint,)) if option is not type(None)]
+    return options[0] if len(options) == 1 and dataclasses.is_dataclass(options[0]) else None
 
 
 def plain(params: Any) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from textwrap import shorten
 import torch
 import transformers
 from safetensors import SafetensorError
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
@@ -152,6 +153,20 @@ def read_record(folder: str | Path, name: str, kind: str, keys: set[str]) -> dic
     if missing:
         raise ModelError(f"{name} lacks {', '.join(sorted(missing))}", where=str(record), mend="save it again")
     return settings
+
+
+def read_weights(folder: str | Path, name: str) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file beside a saved model's weights.
+
+    Raises:
+        ModelError: It is absent or cut.
+    """
+    try:
+        return load_file(Path(folder) / name)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"{name} cannot be read: {one_line(error)}", where=str(folder), mend="save the model again"
+        ) from error
 
 
 def without_cache(backbone: PreTrainedModel, pad_id: int | None) -> None:

@@ -6,19 +6,32 @@ import json
 from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers
 from jaxtyping import Float, Int
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from raydistill.errors import ModelError
 from raydistill.models.backbones import check_sizes, family_named, random_backbone
-from raydistill.models.checkpoint import load_backbone, quiet, read_record, replace_table, seeded, without_cache
+from raydistill.models.checkpoint import (
+    load_backbone,
+    quiet,
+    read_record,
+    read_weights,
+    replace_table,
+    seeded,
+    without_cache,
+)
 from raydistill.models.families import Family, Size, depth, family_of
+from raydistill.models.item_text import PROJECTIONS, TextTable, text_map
 from raydistill.models.surgery import keep_layers, model_hash
 
 RECORD = "recommender.json"
+TEXTS = "item_text.safetensors"
 
 
 class Recommender(nn.Module):
@@ -31,12 +44,21 @@ class Recommender(nn.Module):
         max_length: Longest sequence in items.
         causal: Whether a position sees the past only.
         output_scale: Factor between the backbone's final hidden states and what meets the item table.
+        item_text: The item table, where it is a map of texts; what the backbone has in its place then is a copy that
+            :meth:`plain` brings up to date.
     """
 
     stack: str | None = None  # a recommender has one row of blocks
 
     def __init__(
-        self, backbone: PreTrainedModel, *, n_items: int, max_length: int, causal: bool, output_scale: float = 1.0
+        self,
+        backbone: PreTrainedModel,
+        *,
+        n_items: int,
+        max_length: int,
+        causal: bool,
+        output_scale: float = 1.0,
+        item_text: TextTable | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -44,6 +66,9 @@ class Recommender(nn.Module):
         self.max_length = max_length
         self.causal = causal
         self.output_scale = output_scale
+        self.item_text = item_text
+        if item_text is not None:
+            backbone.get_input_embeddings().requires_grad_(False)
 
     def hidden(
         self, input_ids: Int[Tensor, "batch seq"], attention_mask: Int[Tensor, "batch seq"] | None = None
@@ -57,7 +82,12 @@ class Recommender(nn.Module):
         """
         if attention_mask is None and not self.causal:
             attention_mask = input_ids.ne(0)
-        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if self.item_text is None:
+            output = self.backbone(**inputs)
+        else:
+            output = functional_call(self.backbone, {self._table_name: self.item_text()}, kwargs=inputs)
+        hidden = output.last_hidden_state
         return hidden if self.output_scale == 1.0 else hidden * self.output_scale
 
     def forward(
@@ -68,7 +98,9 @@ class Recommender(nn.Module):
 
     @property
     def output_weight(self) -> Float[Tensor, "n_items dim"]:
-        """The items' rows of the item table, a view: class c is item c + 1."""
+        """The items' rows of the item table: class c is item c + 1. A view, but for a table out of texts."""
+        if self.item_text is not None:
+            return self.item_text.items()
         return self.backbone.get_input_embeddings().weight[1 : self.n_items + 1]
 
     def logits(self, hidden: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch n_items"]:
@@ -88,7 +120,7 @@ class Recommender(nn.Module):
     def keep_layers(self, layer_map: list[int], *, teacher_hash: str | None = None) -> Recommender:
         """Return a recommender of some of this one's blocks; see :func:`raydistill.models.surgery.keep_layers`."""
         student = keep_layers(self.backbone, layer_map, teacher_hash=teacher_hash or model_hash(self))
-        student = Recommender(student, **self._settings())
+        student = Recommender(student, **self._settings(), item_text=deepcopy(self.item_text))
         return student.train(self.training)
 
     def reinitialized(self, seed: int) -> Recommender:
@@ -102,7 +134,53 @@ class Recommender(nn.Module):
         with seeded(seed):
             backbone = getattr(transformers, family.base_class)(config, **family.base_arguments)
             replace_table(backbone, self.n_items + 2, family.table_std(config))
-        return Recommender(backbone, **self._settings()).train()
+        fresh = Recommender(backbone, **self._settings()).train()
+        if self.item_text is None:
+            return fresh
+        return fresh.with_item_text(self.item_text.texts.cpu().numpy(), "linear", seed)
+
+    @torch.no_grad()
+    def with_item_text(self, embeddings: Float[np.ndarray, "n_items dim"], projection: str, seed: int) -> Recommender:
+        """Return the recommender itself, its item table made of text embeddings, with the spread that it had.
+
+        Args:
+            embeddings: One row an item, such as :func:`raydistill.models.item_text.embed_titles` gives.
+            projection: ``none`` makes the table start from them, reduced to its width, and be trained as any other;
+                ``linear`` makes it a trained linear map of them, so that an item that training has never seen has a
+                row which its title gives it.
+            seed: For dimensions that the table has beyond the embeddings'.
+
+        Raises:
+            ModelError: An unknown projection, or embeddings that do not fit.
+        """
+        if projection not in PROJECTIONS:
+            raise ModelError(f"unknown projection '{projection}'", mend=f"use one of {', '.join(PROJECTIONS)}")
+        if len(embeddings) != self.n_items:
+            raise ModelError(
+                f"there are {len(embeddings)} text embeddings for {self.n_items} items", mend="give one row an item"
+            )
+        table = self.backbone.get_input_embeddings().weight
+        std = float(table[1 : self.n_items + 1].std())
+        texts, matrix = (part.to(table) for part in text_map(embeddings, table.shape[1], std, seed))
+        table[1 : self.n_items + 1] = texts @ matrix
+        if projection == "linear":
+            self.item_text = TextTable(texts, torch.cat([matrix, table[-1:]]))
+            self.backbone.get_input_embeddings().requires_grad_(False)
+        return self
+
+    @torch.no_grad()
+    def plain(self) -> Recommender:
+        """Return a recommender with an ordinary item table that computes the same; itself, where it has one."""
+        if self.item_text is None:
+            return self
+        backbone = deepcopy(self.backbone).requires_grad_(True)
+        backbone.get_input_embeddings().weight.copy_(self.item_text())
+        return Recommender(backbone, **self._settings()).train(self.training)
+
+    @property
+    def _table_name(self) -> str:
+        table = self.backbone.get_input_embeddings().weight
+        return next(name for name, parameter in self.backbone.named_parameters() if parameter is table)
 
     def _settings(self) -> dict:
         return {
@@ -113,11 +191,20 @@ class Recommender(nn.Module):
         }
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the backbone as Hugging Face does, and beside it ``recommender.json``."""
+        """Write the backbone as Hugging Face does, and beside it ``recommender.json``.
+
+        A table out of texts is written as an ordinary one, and beside it the texts and their map.
+        """
         folder = Path(folder)
         with quiet():
-            self.backbone.save_pretrained(folder)
-        record = {**self._settings(), "attention": self.backbone.config._attn_implementation}
+            self.plain().backbone.save_pretrained(folder)
+        if self.item_text is not None:
+            save_file(self.item_text.state_dict(), folder / TEXTS)
+        record = {
+            **self._settings(),
+            "attention": self.backbone.config._attn_implementation,
+            "item_text": self.item_text is not None,
+        }
         (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
 
     @classmethod
@@ -131,6 +218,9 @@ class Recommender(nn.Module):
             folder, RECORD, "Recommender", {"n_items", "max_length", "causal", "output_scale", "attention"}
         )
         _, backbone = load_backbone(str(folder), dtype="auto", attention=settings.pop("attention"))
+        if settings.pop("item_text", False):
+            weights = read_weights(folder, TEXTS)
+            settings["item_text"] = TextTable(weights["texts"], weights["map.weight"])
         return cls(backbone, **settings).eval()
 
 

@@ -9,13 +9,11 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from raydistill.errors import ModelError
-from raydistill.models.checkpoint import load_backbone, one_line, quiet, read_config, read_record, seeded
+from raydistill.models.checkpoint import load_backbone, quiet, read_config, read_record, read_weights, seeded
 from raydistill.models.families import depth, family_of
 from raydistill.models.lora import refuse_adapters
 from raydistill.models.pooling import pooled
@@ -175,12 +173,7 @@ class TextClassifier(nn.Module):
             ModelError: The folder holds no classifier, or an incomplete one.
         """
         settings = read_record(folder, RECORD, "TextClassifier", {*SETTINGS, "attention"})
-        try:
-            weights = load_file(Path(folder) / HEAD)
-        except (OSError, SafetensorError) as error:
-            raise ModelError(
-                f"{HEAD} cannot be read: {one_line(error)}", where=str(folder), mend="save the classifier again"
-            ) from error
+        weights = read_weights(folder, HEAD)
         family, _ = read_config(str(folder))
         model_class = family.answer_class if settings["pooling"] == "answer" else None
         attention = settings.pop("attention")

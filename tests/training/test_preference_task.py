@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from job_zoo import spec_of, whole_model
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 from text_job_zoo import METRIC, prepared_text, text_resources
+from transformers import Qwen2Config
 
-from raydistill.config import cache_identity
+from raydistill.config import cache_identity, params
 from raydistill.errors import ConfigError, CorruptArtifactError
 from raydistill.losses import LossWeights
 from raydistill.records import read_scores
@@ -18,8 +22,11 @@ from raydistill.training.objective import ClassObjective
 from raydistill.training.tasks import PREFERENCE
 from raydistill.training.text_dataset import TextDataset, TextGroup
 from raydistill.training.trial import Trial
+from raydistill.tuning.job import Job
 from raydistill.tuning.plan import Plan
 from raydistill.tuning.signature import signature
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -197,3 +204,27 @@ def test_training_lowers_the_loss(resources, teacher):
     _, _, rows = run(spec_of(resources, teacher, "tail", seed=3, alpha_dist=0.5, temperature=2.0), resources)
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert {METRIC, "task_loss", "distillation_loss", "seconds"} <= set(rows[0])
+
+
+@pytest.mark.parametrize("name", ["llm_text", "movielens_text", "movielens_text_full"])
+def test_a_shipped_text_sweep_is_checked_by_a_dry_run_without_any_weights(tmp_path, name):
+    resources = text_resources(tmp_path)  # writes events, titles and the tokenizer
+    checkpoint = tmp_path / "checkpoint"
+    Qwen2Config(num_hidden_layers=12, hidden_size=64, num_attention_heads=4, num_key_value_heads=2).save_pretrained(
+        checkpoint
+    )
+    data = {"source": "interactions", "split": "user_time", **params.plain(resources.sweep.data.params)}
+    overrides = [
+        f"data={json.dumps(data | {'min_interactions': 1, 'max_length': 3})}",
+        f"teacher.pretrained={checkpoint}",
+        f"classifier={{tokenizer: {tmp_path / 'tokenizer'}, pooling: last}}",
+        *("examples={}", "candidates.negatives=2", "search.space.keep_ratio.choice=[0.25, 0.5]"),
+        f"execution.storage={tmp_path / 'storage'}",
+    ]
+    job = Job.load(ROOT / "sweeps" / f"{name}.yaml", overrides, tmp_path / "dry")
+    text = job.describe(every_trial=True)
+    assert "students of 3 of 12 and 6 of 12 layers" in text
+    expected = Plan.of(job.sweep, job.resources.data).trials_by_arm()
+    listed = [line for line in text.splitlines() if line.startswith(("  search ", "  confirm ")) and " keep " in line]
+    assert len(listed) == sum(expected.values()) - expected["teacher"] - expected["popularity"]
+    assert not (tmp_path / "dry").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydistill.config import Sweep, data_identity
+from raydistill.config import Sweep, data_identity, quality_metric
 from raydistill.data.items import write_items
 from raydistill.data.preparation import prepare
 from raydistill.data.sources import SOURCES
@@ -27,6 +28,7 @@ from raydistill.training.context import RunContext
 from raydistill.training.dataset import DistillationDataset
 from raydistill.training.evaluation import rank_users, rank_users_by_popularity
 from raydistill.training.tasks.base import Columns, Task, Workload
+from raydistill.training.tasks.item_text import ItemText, title_embeddings
 from raydistill.training.tasks.shape import teacher_shape
 from raydistill.training.teacher_cache import TeacherCache, build_teacher_cache
 
@@ -41,10 +43,18 @@ scores = model.logits(model.hidden(history)[:, -1])  # column c scores item c + 
 ```"""
 
 
+@dataclass(frozen=True)
+class Sections:
+    """The sections of a sweep file that only this task has."""
+
+    item_text: ItemText | None = None
+
+
 class NextItem(Task):
     """The task ``next_item``."""
 
     name = "next_item"
+    sections = Sections
     metrics = ("ndcg@K", "hr@K", "mrr", "auc")
     claims = metrics
     reported = REPORTED
@@ -88,6 +98,13 @@ class NextItem(Task):
         )
 
     def untrained(self, sweep: Sweep, data: SequenceData, *, seed: int, layers: int | None = None) -> Recommender:
+        model = self._without_texts(sweep, data, seed=seed, layers=layers)
+        text: ItemText | None = sweep.sections.item_text
+        if text is None:
+            return model
+        return model.with_item_text(title_embeddings(data, text), text.projection, seed)
+
+    def _without_texts(self, sweep: Sweep, data: SequenceData, *, seed: int, layers: int | None) -> Recommender:
         teacher = sweep.teacher
         if teacher.pretrained is not None:
             model = recommender_from_pretrained(
@@ -151,6 +168,21 @@ class NextItem(Task):
 
     def measured(self, names: list[str], columns: Mapping[str, np.ndarray]) -> dict[str, float]:
         return mean_metrics(columns["rank"], names, columns["candidates"])
+
+    def metrics_of(self, sweep: Sweep, columns: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Return what every record reports; with ``item_text`` also the metric that decides for warm and cold items.
+
+        An item is cold where training has never seen it: without texts, its row of the table is a random one.
+        """
+        found = super().metrics_of(sweep, columns)
+        if sweep.sections.item_text is not None:
+            cold = columns["target_popularity"] == 0
+            for name, chosen in (("warm", ~cold), ("cold", cold)):
+                if chosen.any():
+                    own = {column: columns[column][chosen] for column in ("rank", "candidates")}
+                    metric = quality_metric(sweep)
+                    found[f"{name}_{metric}"] = self.measured([metric], own)[metric]
+        return found
 
     def write_scores(self, path: Path, columns: Columns) -> str:
         return write_ranks(path, columns)

@@ -1,0 +1,83 @@
+"""Item tables out of titles, in the task of item sequences: prepared once, and cold items told apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from job_zoo import prepared_in, resources_in, spec_of
+from sklearn.metrics import ndcg_score
+from text_job_zoo import write_events, write_tokenizer
+from transformers import BertConfig, BertModel
+
+from raydistill.records import read_ranks
+from raydistill.training import tasks
+from raydistill.training.tasks import item_text
+from raydistill.training.trial import Trial
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder with events, titles and a small text encoder."""
+    folder = tmp_path_factory.mktemp("titles")
+    write_events(folder)
+    write_tokenizer(folder / "encoder")
+    config = BertConfig(vocab_size=64, hidden_size=12, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder / "encoder")
+    return folder
+
+
+def resources_with(folder, projection: str, run: str):
+    """Return a sweep over a global split, in which some items of the test period are new."""
+    where = f"{{source: interactions, path: {folder}/events.csv, user: user, item: item, timestamp: time,"
+    titled = f" items: {folder}/titles.csv, title: title, split: leave_one_out, min_interactions: 1, max_length: 8}}"
+    text = f"item_text={{encoder: {folder}/encoder, projection: {projection}}}"
+    return resources_in(folder, f"data={where}{titled}", text, run=run)
+
+
+@pytest.mark.parametrize("projection", ["linear", "none"])
+def test_students_of_a_table_out_of_titles_are_trained_and_tested(folder, projection):
+    resources = resources_with(folder, projection, run=projection)
+    teacher = prepared_in(resources)
+    trial = Trial(spec_of(resources, teacher, "tail", temperature=2.0), resources)
+    for _ in trial.epochs():
+        pass
+    record = trial.finish()
+    assert record.status == "success"
+    assert (trial.model.item_text is not None) == (projection == "linear")
+    table_size = (12 + 1) * 8 if projection == "linear" else None
+    if table_size:
+        own = sum(p.numel() for p in trial.model.item_text.parameters())
+        assert own == table_size
+    ranks = read_ranks(resources.run.scores_file(record))
+    warm = ranks["target_popularity"] > 0
+    assert record.test["warm_ndcg@10"] == pytest.approx(_ndcg(ranks["rank"][warm]))
+    assert ("cold_ndcg@10" in record.test) == bool((~warm).any())
+
+
+def _ndcg(ranks: np.ndarray) -> float:
+    """Return NDCG@10 by scikit-learn: the one relevant item stands at its rank among sixty."""
+    relevant = np.zeros((len(ranks), 60))
+    relevant[np.arange(len(ranks)), ranks - 1] = 1
+    return ndcg_score(relevant, np.tile(-np.arange(60.0), (len(ranks), 1)), k=10)
+
+
+def test_cold_targets_are_measured_apart(folder):
+    resources = resources_with(folder, "linear", run="cold")
+    columns = {
+        "rank": np.array([1, 5, 2, 40], dtype=np.int32),
+        "candidates": np.full(4, 50, dtype=np.int32),
+        "target_popularity": np.array([3, 0, 9, 0], dtype=np.int32),
+    }
+    found = tasks.NEXT_ITEM.metrics_of(resources.sweep, columns)
+    assert found["warm_ndcg@10"] == pytest.approx(_ndcg(np.array([1, 2])))
+    assert found["cold_ndcg@10"] == pytest.approx(_ndcg(np.array([5, 40])))
+    assert found["ndcg@10"] == pytest.approx((found["warm_ndcg@10"] + found["cold_ndcg@10"]) / 2)
+
+
+def test_titles_are_embedded_once(folder, monkeypatch):
+    resources = resources_with(folder, "linear", run="once")
+    settings = resources.sweep.sections.item_text
+    first = item_text.title_embeddings(resources.data, settings)
+    assert first.shape == (resources.data.n_items, 12)
+    monkeypatch.setattr(item_text, "embed_titles", None)
+    assert np.array_equal(item_text.title_embeddings(resources.data, settings), first)
