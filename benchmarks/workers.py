@@ -1,6 +1,6 @@
 """Two workers against one: an epoch of training, the same batches, each worker with one thread and half of each batch.
 
-    python -m benchmarks.workers [--rounds 3] [--users 1280] [--hidden 128] [--layers 6]
+    python -m benchmarks.workers [--rounds 3] [--users 1280] [--hidden 256] [--layers 6]
 
 One and two workers take turns in the same two processes, joined by gloo as Ray Train joins them. Prints, as JSON: the
 least seconds of a step by the clock, and the processor seconds of the busier worker, which hardly grow where other work
@@ -99,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--users", type=int, default=1280, help="five steps an epoch")
-    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--worker", nargs=2, metavar=("FOLDER", "RANK"), help=argparse.SUPPRESS)
     options = parser.parse_args()
