@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=os.environ.get("RAYDISTILL_BEAUTY"), help="Beauty.txt of S3-Rec")
     parser.add_argument("--run", type=Path, default=None, help="run directory of a sweep, for the part search")
     parser.add_argument("--quick", action="store_true", help="fewer users, smaller catalogues, no peers")
+    parser.add_argument("--users", type=int, default=None, help="only so many users, over the whole catalogue")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=None, help="turns that each work takes")
     parser.add_argument("--json", type=Path, default=None)
@@ -67,7 +68,7 @@ def _measure(name: str, options: argparse.Namespace, cache: Path) -> list[dict[s
     rounds = options.rounds or (1 if options.quick else 3)
 
     def data() -> SequenceData:
-        return sequences(options.data, cache, users=QUICK_USERS if options.quick else None)
+        return sequences(options.data, cache, users=options.users or (QUICK_USERS if options.quick else None))
 
     work = {
         "loss": lambda: loss.run(quick=options.quick),
@@ -105,6 +106,7 @@ def _machine(options: argparse.Namespace) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "data": "Beauty" if options.data else "synthetic",
+        "users": options.users or (QUICK_USERS if options.quick else "all"),
     }
 
 
