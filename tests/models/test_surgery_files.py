@@ -12,13 +12,22 @@ import torch
 from model_zoo import CASES, build, inputs_of, result
 from safetensors import safe_open
 
-from raydistill.models import blocks, depth, keep_layers, model_hash, stacks_of
+from raydistill.models import FAMILIES, blocks, depth, family_of, keep_layers, model_hash, stacks_of
 
+# One case of every family, with the layer map and the class by which transformers' own readers load it.
 PLAIN = {
-    "GPT2-scaled-by-index": [1, 3],
-    "T5ForConditionalGeneration": {"encoder": [1, 3], "decoder": [2]},
-    "Gemma3-alternating": [0, 3],
-    "BertForSequenceClassification": [2],
+    "BertForSequenceClassification": ([2], "AutoModelForSequenceClassification"),
+    "RobertaForMaskedLM": ([0, 3], "AutoModelForMaskedLM"),
+    "DistilBertForSequenceClassification": ([1, 2], "AutoModelForSequenceClassification"),
+    "GPT2-scaled-by-index": ([1, 3], "AutoModelForCausalLM"),
+    "T5ForConditionalGeneration": ({"encoder": [1, 3], "decoder": [2]}, "AutoModelForSeq2SeqLM"),
+    "Llama-tied": ([0, 3], "AutoModelForCausalLM"),
+    "Mistral-sliding": ([0, 3], "AutoModelForCausalLM"),
+    "Qwen2-sliding": ([1, 3], "AutoModelForCausalLM"),
+    "Qwen3-alternating": ([0, 1], "AutoModelForCausalLM"),
+    "GemmaForCausalLM": ([3], "AutoModelForCausalLM"),
+    "Gemma2-alternating": ([1, 3], "AutoModelForCausalLM"),
+    "Gemma3-alternating": ([0, 3], "AutoModelForCausalLM"),
 }
 
 
@@ -67,23 +76,30 @@ for case in json.loads(sys.argv[1]):
     with torch.no_grad():
         logits = model(**inputs).logits
     assert torch.equal(logits, torch.load(case["folder"] + "/logits.pt")), case
-    base = transformers.AutoModel.from_pretrained(case["folder"])
+    auto = getattr(transformers, case["auto"]).from_pretrained(case["folder"]).eval()
+    with torch.no_grad():
+        assert torch.equal(auto(**inputs).logits, logits), case
+    base = transformers.AutoModel.from_pretrained(case["folder"]).eval()
+    with torch.no_grad():
+        assert torch.equal(base(**inputs).last_hidden_state, model.base_model(**inputs).last_hidden_state), case
     assert base.config.raydistill["layer_map"] == case["layer_map"], case
 print("same")
 """
 
 
 def test_students_load_without_raydistill(tmp_path: Path):
+    families = {family_of(CASES[name].config_class(**CASES[name].settings)).name for name in PLAIN}
+    assert families == set(FAMILIES)
     cases = []
-    for name, layer_map in PLAIN.items():
+    for name, (layer_map, auto) in PLAIN.items():
         student = keep_layers(build(name), layer_map)
         folder = tmp_path / name
         student.save_pretrained(folder)
         torch.save(inputs_of(student), folder / "inputs.pt")
         torch.save(result(student), folder / "logits.pt")
-        cases.append({"class": type(student).__name__, "folder": str(folder), "layer_map": layer_map})
+        cases.append({"class": type(student).__name__, "auto": auto, "folder": str(folder), "layer_map": layer_map})
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(cases)], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", SCRIPT, json.dumps(cases)], cwd=tmp_path, capture_output=True, text=True, timeout=250
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.strip() == "same"
