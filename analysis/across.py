@@ -59,7 +59,7 @@ def across(results: list[Results]) -> Across:
         if len(table) < len(results) or table.shape[1] < 3:
             sentences.append(f"{keep_name(ratio)}: not every run has three common arms there, so nothing is ranked.")
             continue
-        found = friedman(table.to_numpy(), level=results[0].run.settings["level"])
+        found = friedman(table.to_numpy(), direction=results[0].run.direction, level=results[0].run.settings["level"])
         ranks = dict(zip(table.columns, found.mean_ranks, strict=True))
         rows += [
             {"keep_ratio": ratio, "arm": arm, "mean_rank": rank, "data_sets": len(table), "p_value": found.p_value,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,14 +13,13 @@ from analysis.run import PerUser, Run
 from analysis.stats import (
     fit_linear,
     mixed_split,
-    roc_from_ranks,
     variance_components,
 )
 
 SCALED = {
     "training time (s)": "training_seconds",
     "peak memory (bytes)": "peak_memory_bytes",
-    "parameters, no item table": "backbone_parameters",
+    "parameters, no embeddings": "backbone_parameters",
     "parameters, all": "parameters",
     "operations (FLOPs)": "flops",
     "latency, one request (ms)": "latency_ms",
@@ -28,39 +28,58 @@ SCALED = {
 
 
 def roc(run: Run, arms: Iterable[str]) -> pd.DataFrame:
-    """Return ROC curves over the full catalogue, averaged over users and seeds, with bands over users.
+    """Return ROC curves, averaged over seeds, with bands over users.
 
+    Of next-item ranks over the full catalogue, averaged over users; of preference scores over all labelled candidates.
     Columns ``arm``, ``keep_ratio``, ``false_positive``, ``mean``, ``low``, ``high``, ``auc``, ``auc_low``,
     ``auc_high``.
     """
     frames = []
+    for arm, ratio, files in _stored(run, arms):
+        curve = run.task.roc(files, run.settings["level"])
+        if curve is None:
+            continue
+        columns = {
+            "false_positive": curve.false_positive_rate,
+            "mean": curve.true_positive_rate,
+            "low": curve.low,
+            "high": curve.high,
+        }
+        area = {"auc": curve.auc, "auc_low": curve.auc_low, "auc_high": curve.auc_high}
+        frames.append(pd.DataFrame({"arm": arm, "keep_ratio": ratio, **columns, **area}))
+    return pd.concat(frames) if frames else pd.DataFrame(columns=["arm", "keep_ratio", "false_positive", "mean", "auc"])
+
+
+def calibration(run: Run, arms: Iterable[str]) -> pd.DataFrame:
+    """Return reliability diagrams of predicted classes over all labelled candidates, with bands over users.
+
+    Columns ``arm``, ``keep_ratio``, ``confidence``, ``mean`` (accuracy), ``low``, ``high``, ``share`` (of candidates
+    in the bin), ``error`` (expected calibration error), ``error_low``, ``error_high``; empty for a task without
+    classes.
+    """
+    frames = []
+    for arm, ratio, files in _stored(run, arms):
+        curve = run.task.calibration(files, run.settings["level"])
+        if curve is None:
+            continue
+        columns = {
+            "confidence": curve.confidence,
+            "mean": curve.accuracy,
+            "low": curve.low,
+            "high": curve.high,
+            "share": curve.share,
+        }
+        error = {"error": curve.error, "error_low": curve.error_low, "error_high": curve.error_high}
+        frames.append(pd.DataFrame({"arm": arm, "keep_ratio": ratio, **columns, **error}))
+    return pd.concat(frames) if frames else pd.DataFrame(columns=["arm", "keep_ratio", "confidence", "mean", "error"])
+
+
+def _stored(run: Run, arms: Iterable[str]) -> Iterator[tuple[str, float, list[tuple[Path, str]]]]:
     for ratio in run.strata():
         for arm in arms:
-            trials = run.chosen(arm, ratio)
-            trials = trials[trials["ranks_sha256"].notna()]
-            if trials.empty:
-                continue
-            ranks = [run.ranks(identity) for identity in trials["id"]]
-            rank, candidates = (np.stack([r[name] for r in ranks]) for name in ("rank", "candidates"))
-            ranked = (candidates > 1).all(axis=0)  # a user who has seen all other items has no negative
-            if not ranked.any():
-                continue
-            curve = roc_from_ranks(
-                rank[:, ranked],
-                candidates[:, ranked],
-                points=101,
-                level=run.settings["level"],
-                n_resamples=300,
-            )
-            columns = {
-                "false_positive": curve.false_positive_rate,
-                "mean": curve.true_positive_rate,
-                "low": curve.low,
-                "high": curve.high,
-            }
-            area = {"auc": curve.auc, "auc_low": curve.auc_low, "auc_high": curve.auc_high}
-            frames.append(pd.DataFrame({"arm": arm, "keep_ratio": ratio, **columns, **area}))
-    return pd.concat(frames) if frames else pd.DataFrame(columns=["arm", "keep_ratio", "false_positive", "mean", "auc"])
+            files = run.files(run.chosen(arm, ratio))
+            if files:
+                yield arm, ratio, files
 
 
 def variance(run: Run) -> pd.DataFrame:
@@ -74,7 +93,7 @@ def variance(run: Run) -> pd.DataFrame:
         found = _selectors(run, ratio)
         keys = max((tuple(own.by_seed()[1]) for own in found.values()), key=len, default=())
         found = {arm: own for arm, own in found.items() if tuple(own.by_seed()[1]) == keys}
-        if len(found) < 2 or next(iter(found.values())).values.shape[1] < 2:
+        if len(found) < 2 or not run.task.is_mean_over_users(run.settings["metric"]):
             continue
         split = variance_components(np.stack([own.by_seed()[0] for own in found.values()]))
         known = {"arms": len(found), "estimator": split.estimator,

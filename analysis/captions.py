@@ -113,6 +113,25 @@ CAPTIONS: dict[str, tuple[str, str, str]] = {
         "How many targets are found while going down the list. A long list flatters every model: the main metric looks "
         "at the first places only.",
     ),
+    "roc_of_labels": (
+        USERS,
+        "ROC curves of relevant against irrelevant candidates",
+        "All labelled candidates of all users together, by the score that ranks them; one curve a run, averaged. The "
+        "main metric may look at each user alone, which a curve over all of them does not.",
+    ),
+    "calibration": (
+        USERS,
+        "Do predicted probabilities mean what they say?",
+        "Labelled candidates in 15 bins of the probability of their predicted class. On the dotted line, predictions "
+        "come true as often as they say; under it a model is too sure. The number is the expected calibration error.",
+    ),
+    "groups_of_candidates": (
+        USERS,
+        "Where students lose against the teacher",
+        "Users grouped by the length of their history, in the main metric; labelled candidates grouped by popularity "
+        "and attributes, in log loss, where right of the line is worse. Head: the most popular items, which make half "
+        "of all interactions; tail: the items of the last fifth.",
+    ),
     "groups_of_users": (
         USERS,
         "Where students lose against the teacher",

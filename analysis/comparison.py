@@ -9,7 +9,8 @@ import pandas as pd
 
 from analysis.run import PerUser, Run
 from analysis.stats import ArmComparison, Ledger, compare_arms, correct_together
-from analysis.verdicts import judge
+from analysis.tasks import direction, sign
+from analysis.verdicts import improvement, judge
 
 SEEDLESS = ("teacher", "popularity")
 """Controls that are not trained again for every seed: one result stands against every seed."""
@@ -73,12 +74,12 @@ def own_values(arm: PerUser) -> np.ndarray:
 
 def best_simple(run: Run, keep_ratio: float) -> str | None:
     """Return the simple selector with the best mean validation quality in a stratum; the test set has no say."""
-    column = f"validation.{run.settings['metric']}"
-    means = {}
+    metric = run.settings["metric"]
+    column, means = f"validation.{metric}", {}
     for arm in SIMPLE:
         trials = run.chosen(arm, keep_ratio)
         if len(trials) and column in trials and trials[column].notna().any():
-            means[arm] = trials[column].mean()
+            means[arm] = sign(metric) * trials[column].mean()
     return max(means, key=means.get) if means else None
 
 
@@ -92,10 +93,10 @@ def compare(
 ) -> pd.DataFrame:
     """Return every arm against one arm, in every stratum: the columns of :data:`COLUMNS`.
 
-    ``difference`` and its interval are in the metric's unit, ``relative`` is the same as a share of the other arm's
-    mean. ``p_value`` belongs to the interval (seeds and users are both random), ``p_adjusted`` is corrected over all
-    arms of all strata, which are one family. ``word`` and ``sentence`` are the verdict, ``trials`` the ids of the
-    records behind a row.
+    ``difference`` and its interval are in the metric's unit, ``relative`` is the improvement as a share of the other
+    arm's mean, positive where the arm is better, also where smaller values are better. ``p_value`` belongs to the
+    interval (seeds and users are both random), ``p_adjusted`` is corrected over all arms of all strata, which are one
+    family. ``word`` and ``sentence`` are the verdict, ``trials`` the ids of the records behind a row.
     Sorted by stratum, best mean first.
 
     Args:
@@ -127,7 +128,8 @@ def compare(
         found = correct_together(found, family=family, labels=labels, ledger=ledger, planned=planned)
     rows = [{**_row(one), **known} for one, known in zip(found, about, strict=True)]
     frame = pd.DataFrame(rows, columns=COLUMNS)
-    return frame.sort_values(["keep_ratio", "mean"], ascending=[True, False], kind="stable").reset_index(drop=True)
+    best_first = direction(metric or run.settings["metric"]) == "min"
+    return frame.sort_values(["keep_ratio", "mean"], ascending=[True, best_first], kind="stable").reset_index(drop=True)
 
 
 def _stratum(
@@ -141,7 +143,9 @@ def _stratum(
     groups: dict[bytes, list[str]] = {}
     for arm, values in arms.items():
         both = pair(values, reference, reference_seedless=name in SEEDLESS, arm_seedless=arm in SEEDLESS)
-        if both is not None:
+        # A metric that is one number a trial says nothing about a single pair of trials.
+        alone = both is not None and np.prod(both.values.shape[:-1]) == 1
+        if both is not None and not (alone and not run.task.is_mean_over_users(metric or run.settings["metric"])):
             pairs[arm] = both
             groups.setdefault(f"{both.values.shape}".encode() + both.reference.tobytes(), []).append(arm)
     found: list[ArmComparison] = []
@@ -153,6 +157,7 @@ def _stratum(
             [name, *members],
             reference=name,
             metric=metric or settings["metric"],
+            direction=direction(metric or settings["metric"]),
             margin=settings["margin"],
             level=settings["level"],
         )
@@ -162,7 +167,7 @@ def _stratum(
 def _row(found: ArmComparison) -> dict:
     verdict = judge(found)
     base = found.reference_mean.estimate
-    ratio = found.ratio
+    middle, low, high = improvement(found) if found.ratio else (np.nan, np.nan, np.nan)
     power = found.power
     return {
         "arm": found.arm,
@@ -174,9 +179,9 @@ def _row(found: ArmComparison) -> dict:
         "difference": found.difference.estimate,
         "low": found.difference.low,
         "high": found.difference.high,
-        "relative": np.nan if ratio is None else ratio.estimate - 1,
-        "relative_low": np.nan if ratio is None else ratio.low - 1,
-        "relative_high": np.nan if ratio is None else ratio.high - 1,
+        "relative": middle,
+        "relative_low": low,
+        "relative_high": high,
         "p_value": found.difference.p_value,
         "p_adjusted": found.adjusted_p,
         "non_inferior": bool(found.non_inferiority_p <= found.level),

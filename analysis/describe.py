@@ -114,3 +114,22 @@ def learning(run: Run, level: float) -> pd.DataFrame:
     table["low"], table["high"] = table["mean"] - half, table["mean"] + half
     order = {arm: index for index, arm in enumerate(run.arms())}
     return table.sort_values(["arm", "epoch"], key=lambda c: c.map(order) if c.name == "arm" else c)
+
+
+def metric_table(run: Run) -> pd.DataFrame:
+    """Return the mean of every recorded test metric over the runs of each arm.
+
+    Columns ``arm``, ``keep_ratio``, ``metric``, ``mean``, ``deviation`` (standard deviation over runs), ``n``,
+    ``trials`` (the ids).
+    """
+    standing, rows = run.standing(), []
+    names = [column for column in standing.columns if column.startswith("test.")]
+    for (arm, ratio), part in standing.groupby(["arm", "keep_ratio"], dropna=False, sort=False):
+        for name in names:
+            values = part[name].dropna()
+            if len(values):
+                deviation = values.std() if len(values) > 1 else np.nan
+                rows.append({"arm": arm, "keep_ratio": ratio, "metric": name.removeprefix("test."),
+                             "mean": values.mean(), "deviation": deviation, "n": len(values),
+                             "trials": list(part.loc[values.index, "id"])})  # fmt: skip
+    return pd.DataFrame(rows, columns=["arm", "keep_ratio", "metric", "mean", "deviation", "n", "trials"])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pandas as pd
 
-from analysis.comparison import SEEDLESS, pair
+from analysis.comparison import SEEDLESS, Paired, pair
 from analysis.run import PerUser, Run
 from analysis.stats import (
     Grouping,
@@ -19,60 +19,102 @@ from analysis.stats import (
     top_k_overlap,
 )
 
+GROUPS = ["family", "group", "metric", "users", "keep_ratio", "arm", "mean", "difference", "low", "high", "p_value"]
+
+ITEM_METRIC = "user_log_loss"
+"""What is compared by group of candidates: means over the candidates of a group make sense of it, unlike of ranks."""
+
 
 def groupings(run: Run) -> list[Grouping]:
-    """Return users grouped by history length, target popularity and, where items have them, target attributes."""
+    """Return users grouped by history length and, where each has one target, by its popularity and attributes."""
     users = run.about_users()
     if users is None:
         return []
     groups = [history_groups(users["history_length"])]
     items = run.items()
-    if items is None:
+    if items is None or not run.task.has_target:
         return groups
     groups.append(popularity_groups(users["target_popularity"], items["popularity"].to_numpy()))
-    known = items.set_index("item")["attributes"]
-    wanted = known.reindex(users["target"])
-    attributes = [() if values is None or isinstance(values, float) else tuple(values) for values in wanted]
+    return [*groups, *_by_attribute(items, users["target"])]
+
+
+def _by_attribute(items: pd.DataFrame, wanted: np.ndarray) -> list[Grouping]:
+    """Return rows grouped by their items' attributes, or nothing where these group nobody."""
+    known = items.set_index("item")["attributes"].reindex(wanted)
+    attributes = [() if values is None or isinstance(values, float) else tuple(values) for values in known]
     found = attribute_groups(attributes, most=6, least_users=10)
-    some = ~found.members.all(axis=1)  # what every target has groups nobody
+    some = ~found.members.all(axis=1)  # what every item has groups nothing
     names = tuple(name for name, kept in zip(found.names, some, strict=True) if kept)
-    return [*groups, Grouping(found.by, names, found.members[some])] if len(names) > 1 else groups
+    return [Grouping(found.by, names, found.members[some])] if len(names) > 1 else []
 
 
 def errors(run: Run, arms: Iterable[str], *, against: str, ledger: Ledger) -> pd.DataFrame:
-    """Return the difference of each arm to another by group of users; exploratory.
+    """Return the difference of each arm to another by group of users and, where candidates have labels, of items.
 
-    Columns ``family``, ``group``, ``users``, ``keep_ratio``, ``arm``, ``mean``, ``difference``, ``low``, ``high``,
-    ``p_value``, ``p_adjusted``.
+    Groups of users are compared in the metric of the sweep, groups of candidates in the log loss of their labels, a
+    user's candidates averaged. Exploratory. Columns :data:`GROUPS` and ``p_adjusted``.
     """
-    rows = []
-    families = groupings(run)
+    rows, metric, arms = [], run.settings["metric"], [arm for arm in arms if arm != against]
+    users = groupings(run)
+    candidates = [] if run.task.has_target else item_groupings(run)
     for ratio in run.strata():
-        base = run.per_user(against, ratio)
-        for arm in arms if base is not None else ():
-            own = run.per_user(arm, ratio) if arm != against else None
-            both = None if own is None else pair(own, base, reference_seedless=against in SEEDLESS,
-                                                 arm_seedless=arm in SEEDLESS)  # fmt: skip
-            if both is None:
-                continue
-            for family in families:
-                found = group_means(both.values, family, reference=both.reference, level=run.settings["level"])
-                for group in found:
-                    if group.difference is None:
-                        continue
-                    d = group.difference
-                    rows.append({"family": family.by, "group": group.group, "users": group.n_users, "keep_ratio": ratio,
-                                 "arm": arm, "mean": group.mean.estimate, "difference": d.estimate, "low": d.low,
-                                 "high": d.high, "p_value": d.p_value})  # fmt: skip
-    names = ["family", "group", "users", "keep_ratio", "arm", "mean", "difference", "low", "high", "p_value"]
-    frame = pd.DataFrame(rows, columns=[*names, "p_adjusted"])
+        for arm in arms:
+            both = _pair(run, arm, against, ratio, lambda identity: run.values(identity, metric)) if users else None
+            for family in users if both is not None else ():
+                rows += _rows(both, family, metric, arm, ratio, run.settings["level"])
+            for name, group, chosen in candidates:
+                both = _pair(run, arm, against, ratio, lambda i, chosen=chosen: run.values_of(i, ITEM_METRIC, chosen))
+                if both is not None and both.values.shape[-1] > 1:
+                    everyone = Grouping(name, (group,), np.ones((1, both.values.shape[-1]), dtype=bool))
+                    rows += _rows(both, everyone, ITEM_METRIC, arm, ratio, run.settings["level"])
+    frame = pd.DataFrame(rows, columns=[*GROUPS, "p_adjusted"])
     if len(frame):
         keys = [f"{r.arm}, {r.family} {r.group}, keep {r.keep_ratio:g}" for r in frame.itertuples()]
         adjusted = ledger.enter(
-            f"groups of users against {against}", dict(zip(keys, frame["p_value"], strict=True)), planned=False
+            f"groups against {against}", dict(zip(keys, frame["p_value"], strict=True)), planned=False
         )
         frame["p_adjusted"] = [adjusted[key] for key in keys]
     return frame
+
+
+def _pair(run: Run, arm: str, against: str, ratio: float, values: Callable[[str], np.ndarray]) -> Paired | None:
+    found = []
+    for name in (arm, against):
+        trials = run.chosen(name, ratio)
+        trials = trials[trials["ranks_sha256"].notna()].reset_index(drop=True)
+        if trials.empty:
+            return None
+        found.append(PerUser(np.stack([values(identity) for identity in trials["id"]]), trials))
+    return pair(*found, reference_seedless=against in SEEDLESS, arm_seedless=arm in SEEDLESS)
+
+
+def _rows(both: Paired, family: Grouping, metric: str, arm: str, ratio: float, level: float) -> list[dict]:
+    found = []
+    for group in group_means(both.values, family, reference=both.reference, level=level):
+        if group.difference is not None:
+            d = group.difference
+            found.append({"family": family.by, "group": group.group, "metric": metric, "users": group.n_users,
+                          "keep_ratio": ratio, "arm": arm, "mean": group.mean.estimate, "difference": d.estimate,
+                          "low": d.low, "high": d.high, "p_value": d.p_value})  # fmt: skip
+    return found
+
+
+def item_groupings(run: Run) -> list[tuple[str, str, np.ndarray]]:
+    """Return candidates grouped by popularity and attributes: family, group, and the item ids in it."""
+    items = run.items()
+    if items is None:
+        return []
+    ids, popularity = items["item"].to_numpy(), items["popularity"].to_numpy()
+    families = []
+    if popularity.sum() > 0:
+        by = popularity_groups(popularity, popularity)
+        families.append(Grouping("candidate popularity", by.names, by.members))
+    families += [Grouping("candidate attribute", f.names, f.members) for f in _by_attribute(items, ids)]
+    return [
+        (family.by, name, ids[member])
+        for family in families
+        for name, member in zip(family.names, family.members, strict=True)
+    ]
 
 
 def lists(run: Run, arms: Iterable[str]) -> pd.DataFrame:

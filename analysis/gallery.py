@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from analysis import breakdown, describe, errors, importance, response
 from analysis.captions import CAPTIONS
 from analysis.figures import compression, curves, effects, layers, sensitivity
-from analysis.figures.names import arm_name, keep_name, metric_name
+from analysis.figures.names import arm_name, keep_name, metric_axis, metric_name
 from analysis.results import Results
 from analysis.sources import sources
 
@@ -69,6 +69,8 @@ def frames(results: Results) -> dict[str, pd.DataFrame]:
         "variance_students": breakdown.student_variance(run),
         "variance_scores": importance.score_variance(run),
         "roc": breakdown.roc(run, results.shown()),
+        "calibration": breakdown.calibration(run, results.shown()),
+        "metrics": describe.metric_table(run),
         "groups_of_users": results.groups,
         "lists_against_teacher": errors.lists(run, run.arms()),
     }
@@ -154,7 +156,7 @@ def _random(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[Pictu
     figure = effects.random_place(
         frame[frame["arm"] == "random"],
         placed.assign(place=[f"beats {share * n:g} of {n:.0f}" for share, n in pairs]),
-        metric=metric_name(results.run.settings["metric"]),
+        metric=metric_axis(results.run.settings["metric"]),
         note=confirmed_note(results, "grey: range of the random draws, each a mean over its seeds"),
     )
     yield picture("random_draws", figure, "random_draws")
@@ -204,7 +206,10 @@ def _sensitivity(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[
     if "sensitivity_surface" in tables:
         grid = tables["sensitivity_surface"]
         under = note(results, searched, "fitted, no interval")
-        figure = sensitivity.surface(grid, trials, x="temperature", y="alpha_dist", metric=metric, log=log, note=under)
+        figure = sensitivity.surface(
+            grid, trials, x="temperature", y="alpha_dist", metric=metric, log=log, note=under,
+            direction=results.run.direction,
+        )  # fmt: skip
         first = grid.iloc[0]
         fit, strength = (f"{100 * max(value, 0):.0f} %" for value in (first["r_squared"], first["strength"]))
         yield picture("surface", figure, "sensitivity_surface", fit=fit, strength=strength)
@@ -259,17 +264,22 @@ def _variance(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[Pic
 
 
 def _users(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[Picture]:
+    task = results.run.task
     if "roc" in tables:
         under = confirmed_note(results, f"{_percent(results)} bands over users")
-        yield picture("roc", curves.roc_curves(tables["roc"], note=under), "roc")
+        figure = curves.roc_curves(tables["roc"], note=under, words=task.roc_axes)
+        yield picture("roc" if task.has_target else "roc_of_labels", figure, "roc", file_name="roc")
+    if "calibration" in tables:
+        under = confirmed_note(results, f"{_percent(results)} bands over users")
+        yield picture("calibration", curves.calibration_curves(tables["calibration"], note=under), "calibration")
     if "groups_of_users" in tables:
         groups = tables["groups_of_users"]
         ratio = groups["keep_ratio"].min()
         intervals = f"{_percent(results)} intervals over seeds and users, exploratory"
         figure = sensitivity.error_groups(
             groups[groups["keep_ratio"] == ratio],
-            metric=metric_name(results.run.settings["metric"]),
             against="teacher",
             note=confirmed_note(results, f"{keep_name(ratio)} · {intervals}"),
         )
-        yield picture("groups_of_users", figure, "groups_of_users")
+        name = "groups_of_users" if task.has_target else "groups_of_candidates"
+        yield picture(name, figure, "groups_of_users", file_name="groups_of_users")

@@ -8,6 +8,7 @@ import pandas as pd
 from analysis.describe import counts
 from analysis.figures.names import arm_name, metric_name
 from analysis.results import Results
+from analysis.tasks import share_kept, sign
 
 WITHOUT_EVIDENCE = ("uniform", "head_tail", "tail", "random")
 CHEAP = ("scratch", "scratch_kd")
@@ -44,9 +45,10 @@ def _teacher(results: Results) -> tuple[str | None, bool]:
         return None, True
     row, metric = rows.iloc[0], metric_name(results.run.settings["metric"])
     numbers = f"{row['reference_mean']:.4f} against {row['mean']:.4f} {metric}"
-    if row["high"] < 0:
+    low, high = sorted(sign(results.run.settings["metric"]) * row[end] for end in ("low", "high"))
+    if high < 0:
         return f"The teacher is better than recommending what is popular ({numbers}).", True
-    if row["low"] > 0:
+    if low > 0:
         return (
             f"The teacher is worse than recommending what is popular ({numbers}): "
             "how its layers are chosen says nothing about good recommendations here."
@@ -93,10 +95,13 @@ def _kept(results: Results, ratio: float) -> str | None:
     if rows.empty:
         return None
     margin = f"{100 * results.run.settings['margin']:g} %"
-    best = rows.loc[rows["mean"].idxmax()]
+    best = rows.loc[(sign(results.run.settings["metric"]) * rows["mean"]).idxmax()]
+    share, low, high = (
+        share_kept(best[name], results.run.settings["metric"]) for name in ("relative", "relative_low", "relative_high")
+    )
     kept = (
-        f"{arm_name(best['arm'])} has the highest mean, {percent(1 + best['relative'])} of the teacher's "
-        f"({percent(1 + best['relative_low'])} to {percent(1 + best['relative_high'])})"
+        f"{arm_name(best['arm'])} has the best mean, {percent(share)} of the teacher's "
+        f"({percent(low)} to {percent(high)})"
     )
     if (rows["unit"] == "users").all():
         return f"At {100 * ratio:g} %, of the models that were trained, {kept}."
@@ -138,7 +143,8 @@ def _scope(results: Results) -> str:
     rows = results.main[~results.main["arm"].isin(["teacher", "popularity"])]
     seeds = int(rows["n_seeds"].max()) if len(rows) else 0
     teachers = int(results.run.confirmed()["teacher_seed"].dropna().nunique()) or 1
-    users = f"{results.run.users():,} users"
+    pooled = not results.run.task.is_mean_over_users(results.run.settings["metric"])
+    users = f"{results.run.users():,} users" + (" taken together" if pooled else "")
     if seeds <= 1:
         return (
             f"One seed only: these are the models that were trained, over {users}; no claim about any method is made."
@@ -146,7 +152,10 @@ def _scope(results: Results) -> str:
     if teachers > 1:
         return f"It holds over {teachers} independently trained teachers, {seeds // teachers} seeds each, and {users}."
     one = "all with one teacher: another teacher may rank selectors differently"
-    return f"It holds over {seeds} seeds and {users}, {one}."
+    # Runs that are missing or failed make arms of fewer seeds.
+    fewest = int(rows["n_seeds"].min())
+    span = f"{seeds} seeds" if fewest == seeds else f"{fewest} to {seeds} seeds an arm"
+    return f"It holds over {span} and {users}, {one}."
 
 
 def _state(results: Results) -> str | None:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.run import DEFAULTS, Run
+from analysis.tasks import Task, task_of
 from raydistill.errors import CorruptArtifactError, RunDirectoryError
 from raydistill.records import (
     SCHEMA_VERSION,
@@ -81,7 +82,7 @@ def same_protocol(runs: list[Run], *, with_data: bool) -> None:
 
 
 def _protocol(run: Run, with_data: bool) -> dict[str, Any]:
-    protocol = dict(run.signature.get("protocol", {}))
+    protocol = {"task": run.task.name, **run.signature.get("protocol", {})}
     if with_data:
         data = run.signature.get("data", {})
         return {**protocol, "data": data.get("source"), "data hash": data.get("hash")}
@@ -103,20 +104,22 @@ def _load_one(root: Path, cache: bool) -> Run:
     signature = _optional(run.signature, "the protocol of the numbers is unknown", notes)
     plan = _optional(run.plan, f"what was planned is unknown; assumed: {DEFAULTS}", notes)
     trials, curves, refused = _frames(run, cache, notes)
-    trials, refused = _whole(run, trials, refused)
+    trials, refused = _whole(run, task_of(signature, plan), trials, refused)
     trials["run"], trials["root"] = root.resolve().name, str(root)
     return Run(root, signature, plan, trials, curves, refused, notes=notes)
 
 
-def _whole(run: RunDirectory, trials: pd.DataFrame, refused: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the trials whose ranks file is the one that their record names, and the others added to ``refused``."""
+def _whole(
+    run: RunDirectory, task: Task, trials: pd.DataFrame, refused: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the trials whose ranks or scores are those that their record names, and the others in ``refused``."""
     rows = []
     for identity, digest in trials.loc[trials["ranks_sha256"].notna(), ["id", "ranks_sha256"]].itertuples(index=False):
-        path = run.ranks_file(identity)
+        path = run.trial(identity) / task.file
         if not path.is_file():
-            rows.append((identity, path, "the ranks file that the record names is missing"))
+            rows.append((identity, path, f"{task.file}, which the record names by its hash, is missing"))
         elif sha256_file(path) != digest:
-            rows.append((identity, path, "the ranks file is not the one that its record names"))
+            rows.append((identity, path, f"{task.file} is not the one that its record names"))
     if not rows:
         return trials, refused
     new = pd.DataFrame([{"path": str(path.relative_to(run.root)), "reason": reason} for _, path, reason in rows])

@@ -116,7 +116,8 @@ def sensitivity(run: Run, arm: str | None = None, *, per_arm: bool = True) -> Se
             curves.append(_curve(label, parameters, part["value"], name, own, run.settings["level"], 6 if whole else 3))
         if len(parameters) < 2:  # shares of a single parameter say nothing
             continue
-        importance += _importances(label, parameters, part["value"], own, forests=3 if whole else 1)
+        forests = 3 if whole else 1
+        importance += _importances(label, parameters, part["value"], own, run.direction, forests)
         found = _interactions(parameters, part["value"], own, points=15 if whole else 6)
         pairs += [{"arm": label, "x": f.names[0], "y": f.names[1], "strength": f.strength,
                    "r_squared": f.r_squared, "n": f.n_trials} for f in found]  # fmt: skip
@@ -134,10 +135,12 @@ def _curve(
     return pd.DataFrame({"arm": arm, "parameter": name, **dict(zip(CURVES[2:], columns, strict=True))})
 
 
-def _importances(arm: str, parameters: dict, values: pd.Series, log: list[str], forests: int) -> list[dict]:
+def _importances(
+    arm: str, parameters: dict, values: pd.Series, log: list[str], direction: str, forests: int
+) -> list[dict]:
     rows: list[dict] = []
     for method in ("fANOVA", "PED-ANOVA"):
-        found = importances(parameters, values, evaluator=method, log=log, n_forests=forests)
+        found = importances(parameters, values, evaluator=method, direction=direction, log=log, n_forests=forests)
         rows += [{"arm": arm, "method": method, "parameter": n, "value": v} for n, v in found.shares.items()]
     return rows
 
@@ -169,7 +172,9 @@ def budget(run: Run) -> pd.DataFrame:
         for arm in run.arms():
             for ratio, part in trials[trials["arm"] == arm].groupby("keep_ratio"):
                 if len(part) > 1:
-                    curve = expected_best(part[metric].to_numpy(), level=run.settings["level"], n_resamples=500)
+                    curve = expected_best(
+                        part[metric].to_numpy(), direction=run.direction, level=run.settings["level"], n_resamples=500
+                    )
                     frame = {"budget": curve.budgets, "mean": curve.expected, "low": curve.low, "high": curve.high}
                     rows.append(pd.DataFrame({"arm": arm, "keep_ratio": ratio, **frame}))
     return pd.concat(rows) if rows else pd.DataFrame(columns=["arm", "keep_ratio", "budget", "mean", "low", "high"])

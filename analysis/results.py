@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from analysis.comparison import SEEDLESS, best_simple, compare, own_values
 from analysis.errors import errors
 from analysis.run import Run
 from analysis.stats import Ledger, crossed_mean, place_in_draws
+from analysis.tasks import share_kept
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def random_places(run: Run, ledger: Ledger) -> pd.DataFrame:
             own = run.per_user(arm, ratio) if arm not in ("random", *SEEDLESS) else None
             if own is not None and own.trials["kind"].iloc[0] == "selector":
                 value = float(own.values.mean())
-                place = place_in_draws(value, means)
+                place = place_in_draws(value, means, direction=run.direction)
                 rows.append({"arm": arm, "keep_ratio": ratio, "value": value, "percentile": place.percentile,
                              "p_value": place.p_value, "n_draws": place.n_draws,
                              "trials": list(own.trials["id"])})  # fmt: skip
@@ -110,6 +112,10 @@ def _main(run: Run, reference: pd.DataFrame, teacher: pd.DataFrame) -> pd.DataFr
     """Return the main table: every arm of every stratum with its quality and cost."""
     costs = describe.cost_table(run)
     rows = []
+
+    def share(relative: float) -> float:
+        return share_kept(relative, run.settings["metric"])
+
     for ratio in run.strata():
         simple = best_simple(run, ratio)
         for arm in run.arms():
@@ -128,9 +134,8 @@ def _main(run: Run, reference: pd.DataFrame, teacher: pd.DataFrame) -> pd.DataFr
                     "high": high,
                     "n_seeds": len(own.by_seed()[1]),
                     "unit": mean.unit,
-                    **_found(teacher, arm, ratio, "relative", "share_of_teacher", 1.0, own_is=arm == "teacher"),
-                    **_found(reference, arm, ratio, "relative", "against_reference", 0.0,
-                             own_is=arm == run.settings["reference"]),
+                    **_found(teacher, arm, ratio, "share_of_teacher", share, arm == "teacher"),
+                    **_found(reference, arm, ratio, "against_reference", float, arm == run.settings["reference"]),
                     **_verdict(reference, arm, ratio),
                     **_cost(costs, arm, ratio),
                     **_speed_up(costs, arm, ratio),
@@ -139,22 +144,26 @@ def _main(run: Run, reference: pd.DataFrame, teacher: pd.DataFrame) -> pd.DataFr
                 }
             )  # fmt: skip
     frame = pd.DataFrame(rows, columns=list(rows[0]) if rows else ["keep_ratio", "arm", "kind", "mean"])
-    return frame.sort_values(["keep_ratio", "mean"], ascending=[True, False]).reset_index(drop=True)
+    return frame.sort_values(["keep_ratio", "mean"], ascending=[True, run.direction == "min"]).reset_index(drop=True)
 
 
-def _found(frame: pd.DataFrame, arm: str, ratio: float, column: str, name: str, offset: float, *, own_is: bool) -> dict:
-    """Return a comparison and its interval under a name of the main table; NaN where it was not made."""
-    if own_is:
-        return {name: offset, f"{name}_low": offset, f"{name}_high": offset}
+def _found(frame: pd.DataFrame, arm: str, ratio: float, name: str, of: Callable[[float], float], own: bool) -> dict:
+    """Return an improvement and its interval under a name of the main table; NaN where it was not made.
+
+    Args:
+        frame: Comparisons with one arm.
+        arm: Whose row is wanted.
+        ratio: The stratum.
+        name: Name in the main table.
+        of: What is shown of the relative improvement.
+        own: Whether it is the arm that all are compared with.
+    """
     part = frame[(frame["arm"] == arm) & np.isclose(frame["keep_ratio"].astype(float), ratio)]
-    if part.empty:
-        return {name: np.nan, f"{name}_low": np.nan, f"{name}_high": np.nan}
-    row = part.iloc[0]
-    return {
-        name: offset + row[column],
-        f"{name}_low": offset + row[f"{column}_low"],
-        f"{name}_high": offset + row[f"{column}_high"],
-    }
+    found = {}
+    for end in ("", "_low", "_high"):
+        value = 0.0 if own else np.nan if part.empty else float(part[f"relative{end}"].iloc[0])
+        found[f"{name}{end}"] = of(value)
+    return found
 
 
 def _verdict(reference: pd.DataFrame, arm: str, ratio: float) -> dict:

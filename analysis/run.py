@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.tasks import Task, direction, sign, task_of
 from raydistill.errors import CorruptArtifactError, RunDirectoryError
-from raydistill.records import RunDirectory, metric_per_user, protocol_signature, read_ranks
+from raydistill.records import RunDirectory, content_hash, protocol_signature
 
 DEFAULTS = {"metric": "ndcg@10", "reference": "uniform", "margin": 0.02, "level": 0.05}
 """What the analysis assumes, and says that it assumes, where plan.json is missing."""
-
-ABOUT = ["user", "target", "history_length", "target_popularity"]
-"""Columns of the ranks that are the same in every trial."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class Run:
     curves: pd.DataFrame
     refused: pd.DataFrame
     notes: list[str] = field(default_factory=list)
-    _ranks: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
+    _values: dict[tuple[str, str], np.ndarray] = field(default_factory=dict, repr=False)
     _users: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     _chosen: dict[tuple[str, float | None], pd.DataFrame] = field(default_factory=dict, repr=False)
 
@@ -91,6 +89,22 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """``metric``, ``reference``, ``margin`` and ``level``, as planned."""
         return {**DEFAULTS, **self.plan.get("analysis", {})}
+
+    @property
+    def task(self) -> Task:
+        """What was trained: decides what is stored for a trial."""
+        return task_of(self.signature, self.plan)
+
+    @property
+    def listed(self) -> str:
+        """What ranked items were chosen from, in words: ``the full catalogue``, or the candidate lists by protocol."""
+        drawn = self.signature.get("protocol", {}).get("candidates", "unknown candidates")
+        return self.task.listed.format(candidates=drawn)
+
+    @property
+    def direction(self) -> str:
+        """``max`` where larger values of the metric are better, otherwise ``min``."""
+        return direction(self.settings["metric"])
 
     @property
     def protocol_signature(self) -> str:
@@ -134,7 +148,7 @@ class Run:
             frame = frame[np.isclose(frame["keep_ratio"].astype(float), keep_ratio)]
         metric = f"validation.{self.settings['metric']}"
         if frame["configuration"].nunique() > 1 and metric in frame:
-            means = frame.groupby("configuration")[metric].mean()
+            means = sign(self.settings["metric"]) * frame.groupby("configuration")[metric].mean()
             frame = frame[frame["configuration"] == means.idxmax()]
         return frame.sort_values(["teacher_seed", "seed", "draw", "id"])
 
@@ -149,65 +163,94 @@ class Run:
         )
         return pd.concat([self.chosen(*pair) for pair in wanted]) if wanted else found
 
-    def ranks(self, identity: str) -> dict[str, np.ndarray]:
-        """Return ``rank`` and ``candidates`` of every user in a confirmed trial.
+    def file(self, identity: str) -> tuple[Path, str]:
+        """Return the file of ranks or scores of a confirmed trial, and the SHA-256 that its record names."""
+        row = self.trials[self.trials["id"] == identity].iloc[0]
+        return RunDirectory(row["root"]).trial(identity) / self.task.file, row["ranks_sha256"]
+
+    def files(self, trials: pd.DataFrame) -> list[tuple[Path, str]]:
+        """Return :meth:`file` of those trials that have one."""
+        return [self.file(identity) for identity in trials.loc[trials["ranks_sha256"].notna(), "id"]]
+
+    def values(self, identity: str, metric: str) -> np.ndarray:
+        """Return a mean-over-users metric of every user that it is defined for, in a confirmed trial.
 
         Raises:
             CorruptArtifactError: The file is not the one that the record names, or has other users than the rest.
         """
-        if identity not in self._ranks:
-            path, digest = self._ranks_file(identity)
-            columns = read_ranks(path, sha256=digest, columns=["user", "rank", "candidates"])
-            users = columns.pop("user")
-            if not np.array_equal(self._users.setdefault("user", users), users):
-                raise CorruptArtifactError("the ranks are of other users than those of other trials", where=str(path))
-            self._ranks[identity] = columns
-        return self._ranks[identity]
+        if (identity, metric) not in self._values:
+            path, digest = self.file(identity)
+            columns = self.task.read(path, digest, self.task.needed(metric))
+            users, values = self.task.per_user(metric, columns)
+            if not np.array_equal(self._users.setdefault(metric, users), users):
+                raise CorruptArtifactError(f"{path.name} is of other users than those of other trials", where=str(path))
+            self._values[identity, metric] = values
+        return self._values[identity, metric]
+
+    def values_of(self, identity: str, metric: str, items: np.ndarray) -> np.ndarray:
+        """Return :meth:`values` over the candidates that are among ``items`` only; users without any are left out."""
+        key = f"{metric} of {content_hash(sorted(int(item) for item in items))}"
+        if (identity, key) not in self._values:
+            path, digest = self.file(identity)
+            found = self.task.read(path, digest, ["item", *self.task.needed(metric)])
+            rows = np.isin(found["item"], items)
+            users, values = self.task.per_user(metric, {name: column[rows] for name, column in found.items()})
+            if not np.array_equal(self._users.setdefault(key, users), users):
+                raise CorruptArtifactError(f"{path.name} has other candidates than other trials", where=str(path))
+            self._values[identity, key] = values
+        return self._values[identity, key]
 
     def about_users(self) -> dict[str, np.ndarray] | None:
-        """Return the columns :data:`ABOUT` of the test users, or None before the first confirmed trial."""
-        trials = self.confirmed()
-        trials = trials[trials["ranks_sha256"].notna()]
-        if trials.empty:
+        """Return what is known of the users of the metric, in the order of :meth:`values`; None where nothing is."""
+        metric = self.settings["metric"]
+        files = self.files(self.confirmed())
+        if not files or not self.task.is_mean_over_users(metric):
             return None
-        path, digest = self._ranks_file(trials["id"].iloc[0])
-        return read_ranks(path, sha256=digest, columns=ABOUT)
+        self.users()
+        found = self.task.about(*files[0])
+        order = np.argsort(found["user"], kind="stable")
+        rows = order[np.searchsorted(found["user"], self._users[metric], sorter=order)]
+        return {name: column[rows] for name, column in found.items()}
 
     def top(self, identity: str) -> np.ndarray:
-        """Return the ten best items of every user, ``Int32[users, 10]``."""
-        path, digest = self._ranks_file(identity)
-        return read_ranks(path, sha256=digest, columns=["top"])["top"]
-
-    def _ranks_file(self, identity: str) -> tuple[Path, str]:
-        row = self.trials[self.trials["id"] == identity].iloc[0]
-        return RunDirectory(row["root"]).ranks_file(identity), row["ranks_sha256"]
+        """Return the ten best items of every user with more than ten candidates, ``Int32[users, 10]``."""
+        users, items = self.task.top(*self.file(identity))
+        if not np.array_equal(self._users.setdefault("lists of ten", users), users):
+            raise CorruptArtifactError("the lists are of other users than those of other trials", where=identity)
+        return items
 
     def per_user(self, arm: str, keep_ratio: float | None, metric: str | None = None) -> PerUser | None:
         """Return the metric of every user in every confirm run of an arm, or None where it has no run.
 
-        A metric that does not follow from ranks (accuracy, for one) is known only as the mean of a trial: it is given
-        as two equal users, so that nothing varies over users and every interval comes from the seeds alone.
+        A metric that is no mean over users (accuracy of all candidates, for one) is known only as one number a trial:
+        it is given as two equal users, so that nothing varies over users and every interval comes from the seeds alone.
         """
         metric = metric or self.settings["metric"]
         trials = self.chosen(arm, keep_ratio)
         if trials.empty:
             return None
-        try:
-            rows = [
-                metric_per_user(metric, ranks["rank"], ranks["candidates"]) for ranks in map(self.ranks, trials["id"])
-            ]
-        except ValueError:
+        if self.task.is_mean_over_users(metric):
+            rows = [self.values(identity, metric) for identity in trials["id"]]
+        else:
             column = f"test.{metric}"
             if column not in trials:
-                raise RunDirectoryError(f"no trial has the metric {metric!r}", where=str(self.root)) from None
+                raise RunDirectoryError(f"no trial has the metric {metric!r}", where=str(self.root))
             rows = [np.array([value, value]) for value in trials[column]]
         return PerUser(np.stack(rows), trials.reset_index(drop=True))
 
     def users(self) -> int:
-        """Return how many users the test metric is a mean over; 0 before the first confirm trial."""
+        """Return how many users the test metric is a mean over; 0 before the first confirm trial.
+
+        For a metric that is no mean over users, how many users have candidates.
+        """
         frame = self.confirmed()
         frame = frame[frame["ranks_sha256"].notna()]
-        return 0 if frame.empty else len(self.ranks(frame["id"].iloc[0])["rank"])
+        if frame.empty:
+            return 0
+        metric, first = self.settings["metric"], frame["id"].iloc[0]
+        if self.task.is_mean_over_users(metric):
+            return len(self.values(first, metric))
+        return len(np.unique(self.task.read(*self.file(first), ["user"])["user"]))
 
     def evidence(self) -> list[Evidence]:
         """Return what was measured on each teacher's layers, by the seed that the teacher was trained from."""

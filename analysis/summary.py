@@ -39,10 +39,12 @@ def summarize(results: Results) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "sweep": run.name,
-        "task": run.plan.get("task") or run.signature.get("task"),
+        "task": run.task.name,
         "data": run.data_name,
         "protocol_signature": run.protocol_signature,
         "metric": settings["metric"],
+        "direction": run.direction,
+        "ranked": run.listed,
         "reference": settings["reference"],
         "margin": settings["margin"],
         "level": settings["level"],

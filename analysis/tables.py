@@ -57,7 +57,7 @@ def terminal_table(summary: dict[str, Any]) -> str:
         summary: The content of ``report/summary.json``.
     """
     metric = metric_name(summary["metric"])
-    head = ("arm", f"test {metric}", f"{100 * (1 - summary['level']):g} % interval", "of teacher",
+    head = ("arm", metric, f"{100 * (1 - summary['level']):g} % interval", "of teacher",
             "speed-up", "params", "search", "verdict")  # fmt: skip
     blocks = []
     for stratum in summary["strata"]:
@@ -81,9 +81,9 @@ def terminal_table(summary: dict[str, Any]) -> str:
     lines = [_wrapped(text) for text in summary["headline"]]
     reference = arm_name(summary["reference"])
     legend = (
-        f"speed-up: the teacher's latency over the arm's, one request, measured; params: without the item table; "
-        f"search: time of all search trials of the arm; verdict: against {reference}, corrected for the number of arms "
-        f"and keep-ratios"
+        f"on test data; speed-up: the teacher's latency over the arm's, one request, measured; params: without "
+        f"embeddings; search: time of all search trials of the arm; verdict: against {reference}, corrected for the "
+        f"number of arms and keep-ratios; items are ranked over {summary['ranked']}"
     )
     return "\n".join(
         [*lines, "", "\n\n".join(blocks), "", _wrapped(legend), _wrapped(summary["protocol_signature"], "|")]
@@ -131,6 +131,11 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
         plain.to_csv(temporary, index=False, float_format="%.6g")
 
 
+def best_of(means: Sequence[float], summary: dict[str, Any]) -> float | None:
+    """Return the best mean in the direction of the summary's metric; None without any."""
+    return (min if summary["direction"] == "min" else max)(means, default=None)
+
+
 def latex_escape(text: str) -> str:
     """Return text in which LaTeX sees no command."""
     return "".join(LATEX.get(character, character) for character in text)
@@ -143,7 +148,7 @@ def latex_table(stratum: dict[str, Any], summary: dict[str, Any]) -> str:
     caption says what was measured, with the protocol's signature.
     """
     students = [arm["mean"] for arm in stratum["arms"] if arm["arm"] not in ("teacher", "popularity")]
-    best = max(students, default=None)
+    best = best_of(students, summary)
     lines = []
     for arm in stratum["arms"]:
         mean = f"{arm['mean']:.4f}"
@@ -162,13 +167,15 @@ def latex_table(stratum: dict[str, Any], summary: dict[str, Any]) -> str:
         lines.append(" & ".join(cells) + r" \\")
     level = f"{100 * (1 - summary['level']):g}"
     metric = latex_escape(metric_name(summary["metric"]))
+    smaller = " (smaller is better)" if summary["direction"] == "min" else ""
+    reference = latex_escape(arm_name(summary["reference"]))
     caption = (
-        f"Test {metric} on {latex_escape(summary['data'])} with {100 * stratum['keep_ratio']:g}\\,\\% of the teacher's "
-        f"layers kept: mean over {summary['seeds']} seeds and {summary['users']} users with {level}\\,\\% interval. "
-        f"Bold: best student. $\\dagger$: differs from {latex_escape(arm_name(summary['reference']))} after Holm's "
-        f"correction over all arms and keep-ratios. Speed-up is the teacher's measured latency over the student's. "
-        f"Parameters are without the item table, latency is the median of one request in ms. "
-        f"Signature: \\texttt{{{latex_escape(summary['protocol_signature'])}}}."
+        f"Test {metric}{smaller} on {latex_escape(summary['data'])} with {100 * stratum['keep_ratio']:g}\\,\\% of the "
+        f"teacher's layers kept: mean over {summary['seeds']} seeds and {summary['users']} users with "
+        f"{level}\\,\\% interval. Items are ranked over {latex_escape(summary['ranked'])}. Bold: best student. "
+        f"$\\dagger$: differs from {reference} after Holm's correction over all arms and keep-ratios. Speed-up is the "
+        f"teacher's measured latency over the student's. Parameters are without embeddings, latency is the median of "
+        f"one request in ms. Signature: \\texttt{{{latex_escape(summary['protocol_signature'])}}}."
     )
     head = f"arm & {metric} & {level}\\,\\% interval & of teacher & speed-up & parameters & latency" + r" \\"
     return "\n".join(

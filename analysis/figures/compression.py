@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.figures.names import metric_axis
 from analysis.figures.style import (
     MUTED,
     arm_colour,
@@ -21,7 +22,7 @@ from analysis.figures.style import (
 )
 
 AXES = {
-    "backbone_parameters": "parameters without the item table",
+    "backbone_parameters": "parameters without embeddings",
     "parameters": "all parameters",
     "latency_ms": "latency of one request, median (ms)",
 }
@@ -75,7 +76,9 @@ def compression(points: pd.DataFrame, *, metric: str, margin: float, note: str, 
         _points(panel, known, column, strong)
         panel.set_xlabel(AXES[column])
         panel.xaxis.set_major_formatter(_short)
-    axes[0, 0].set_ylabel(f"test {metric_name(metric)} in % of the teacher's")
+    smaller = metric_axis(metric) != metric_name(metric)
+    kept = f"the teacher's test {metric_name(metric)} in % of the arm's"
+    axes[0, 0].set_ylabel(kept if smaller else f"test {metric_name(metric)} in % of the teacher's")
     return finish(figure, note)
 
 

@@ -6,7 +6,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.style import arm_colour, arm_name, escape, finish, keep_name, label_ends, metric_name, new, styled
+from analysis.figures.names import metric_axis
+from analysis.figures.style import arm_colour, arm_name, escape, finish, keep_name, label_ends, new, styled
 
 
 def _lines(panel: Axes, part: pd.DataFrame, x: str, strong: set[str]) -> None:
@@ -38,7 +39,7 @@ def training_curves(curves: pd.DataFrame, *, metric: str, note: str, strong: tup
         note: The line under the figure.
         strong: Arms drawn with their band; all when empty.
     """
-    return _by_stratum(curves, "epoch", ("epoch", f"validation {metric_name(metric)}"), strong, note)
+    return _by_stratum(curves, "epoch", ("epoch", f"validation {metric_axis(metric)}"), strong, note)
 
 
 @styled
@@ -51,7 +52,7 @@ def budget_curves(budget: pd.DataFrame, *, metric: str, note: str, strong: tuple
         note: The line under the figure.
         strong: Arms drawn with their band; all when empty.
     """
-    words = ("search trials of the arm at this keep-ratio", f"expected best validation {metric_name(metric)}")
+    words = ("search trials of the arm at this keep-ratio", f"expected best validation {metric_axis(metric)}")
     return _by_stratum(budget, "budget", words, strong, note)
 
 
@@ -68,35 +69,57 @@ def _by_stratum(lines: pd.DataFrame, x: str, words: tuple[str, str], strong: tup
 
 
 @styled
-def roc_curves(curves: pd.DataFrame, *, note: str) -> Figure:
-    """Return ROC curves with bands, one panel a keep-ratio; the band is over seeds.
+def roc_curves(
+    curves: pd.DataFrame, *, note: str, words: tuple[str, str] = ("share of other items ranked above", "share found")
+) -> Figure:
+    """Return ROC curves with bands over users, one panel a keep-ratio.
 
     Args:
         curves: ``arm``, ``keep_ratio``, ``false_positive``, ``mean``, ``low``, ``high``, ``auc``.
         note: The line under the figure.
+        words: Of the two axes.
     """
+    return _unit_squares(curves, ("false_positive", "auc", "area under the curve"), words, note, ascending=False)
+
+
+@styled
+def calibration_curves(curves: pd.DataFrame, *, note: str) -> Figure:
+    """Return reliability diagrams with bands over users, one panel a keep-ratio.
+
+    Args:
+        curves: ``arm``, ``keep_ratio``, ``confidence``, ``mean`` (accuracy), ``low``, ``high``, ``error``.
+        note: The line under the figure.
+    """
+    words = ("probability of the predicted class", "share predicted rightly")
+    return _unit_squares(curves, ("confidence", "error", "calibration error"), words, note, ascending=True, marker="o")
+
+
+def _unit_squares(
+    curves: pd.DataFrame, columns: tuple[str, str, str], words: tuple[str, str], note: str, *, ascending: bool,
+    marker: str = "",
+) -> Figure:  # fmt: skip
+    """Draw curves in the unit square with the diagonal, and a list of arms with one number each, best first."""
+    x, number, name = columns
     ratios = sorted(curves["keep_ratio"].unique())
     figure, axes = new(1, len(ratios), 3.9 * len(ratios), 3.9, sharey=True)
     for panel, ratio in zip(axes[0], ratios, strict=True):
         part = curves[curves["keep_ratio"] == ratio]
         panel.plot([0, 1], [0, 1], color="#999999", lw=0.8, ls=":")
-        order = part.groupby("arm")["auc"].first().sort_values(ascending=False).index
-        for arm in order:
-            line = part[part["arm"] == arm].sort_values("false_positive")
-            panel.plot(line["false_positive"], line["mean"], color=arm_colour(arm), lw=1.4)
-            panel.fill_between(
-                line["false_positive"], line["low"], line["high"], color=arm_colour(arm), alpha=0.15, lw=0
-            )
-        for index, arm in enumerate(order):
-            auc = part.loc[part["arm"] == arm, "auc"].iloc[0]
-            from_top = 0.05 + 0.058 * (len(order) - 1 - index)
-            panel.text(0.98, from_top, f"{escape(arm_name(arm))}  {auc:.3f}", transform=panel.transAxes, ha="right",
-                       fontsize=8, color=arm_colour(arm))  # fmt: skip
-        panel.text(0.98, 0.05 + 0.058 * len(order), "area under the curve", transform=panel.transAxes, ha="right",
-                   fontsize=7.5, color="#555555")  # fmt: skip
+        numbers = part.groupby("arm")[number].first().sort_values(ascending=ascending)
+        for arm in numbers.index:
+            line = part[part["arm"] == arm].sort_values(x)
+            colour = arm_colour(arm)
+            panel.plot(line[x], line["mean"], color=colour, lw=1.4, marker=marker, ms=3)
+            panel.fill_between(line[x], line["low"], line["high"], color=colour, alpha=0.15, lw=0)
+        # Curves bend away from the corner that the names stand in.
+        at, side, top = (0.03, "left", 0.95) if ascending else (0.98, "right", 0.05 + 0.058 * len(numbers))
+        panel.text(at, top, name, transform=panel.transAxes, ha=side, fontsize=7.5, color="#555555")
+        for index, (arm, value) in enumerate(numbers.items()):
+            panel.text(at, top - 0.058 * (index + 1), f"{escape(arm_name(arm))}  {value:.3f}", ha=side, fontsize=8,
+                       transform=panel.transAxes, color=arm_colour(arm))  # fmt: skip
         panel.set_title(keep_name(ratio))
-        panel.set_xlabel("share of other items ranked above")
+        panel.set_xlabel(words[0])
         panel.set_xlim(0, 1)
         panel.set_ylim(0, 1.01)
-    axes[0, 0].set_ylabel("share of targets found")
+    axes[0, 0].set_ylabel(words[1])
     return finish(figure, note)

@@ -15,8 +15,8 @@ def forest(rows: pd.DataFrame, *, against: str, metric: str, margin: float | Non
     """Return differences to one arm with their intervals and verdicts, one panel a keep-ratio.
 
     Args:
-        rows: ``arm``, ``keep_ratio``, ``difference``, ``low``, ``high``, ``verdict``; differences in % of the
-            other arm's quality.
+        rows: ``arm``, ``keep_ratio``, ``difference``, ``low``, ``high``, ``verdict``; improvements in % of the
+            other arm's metric, positive where the arm is better.
         against: The arm that all are compared with.
         metric: Name of the metric, for people.
         margin: Margin in %, drawn as a band around no difference; None draws none.
@@ -43,7 +43,7 @@ def forest(rows: pd.DataFrame, *, against: str, metric: str, margin: float | Non
                        va="center", color="#333333")  # fmt: skip
         panel.set_xlim(left - pad, right + pad)
         panel.set_title(keep_name(ratio))
-        panel.set_xlabel(f"difference to {escape(the(against))} in % of its {metric}")
+        panel.set_xlabel(f"improvement on {escape(the(against))} in % of its {metric}")
         panel.grid(axis="y", visible=False)
     axes[0, 0].set_yticks(range(len(arms)), [escape(arm_name(arm)) for arm in arms])
     axes[0, 0].set_ylim(len(arms) - 0.4, -0.6)

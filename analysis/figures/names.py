@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from raydistill.records import LOWER_IS_BETTER
+
 NAMES = {
     "fisher": "Fisher",
     "attention": "attention",
@@ -32,9 +34,26 @@ def the(arm: str) -> str:
     return f"the {arm_name(arm)}" if arm == "teacher" else arm_name(arm)
 
 
+METRICS = {
+    "auc": "ROC-AUC",
+    "user_auc": "user ROC-AUC",
+    "pr_auc": "PR-AUC",
+    "accuracy": "accuracy",
+    "user_accuracy": "user accuracy",
+    "log_loss": "log loss",
+    "user_log_loss": "user log loss",
+    "calibration_error": "calibration error",
+}
+
+
 def metric_name(metric: str) -> str:
     """Return a metric's name for people: ``ndcg@10`` is ``NDCG@10``."""
-    return metric.upper() if metric.split("@")[0] in ("ndcg", "hr", "mrr", "auc") else metric
+    return METRICS.get(metric, metric.upper() if metric.split("@")[0] in ("ndcg", "hr", "mrr") else metric)
+
+
+def metric_axis(metric: str) -> str:
+    """Return a metric's name for an axis, which says so where smaller values are better."""
+    return metric_name(metric) + (" (smaller is better)" if metric in LOWER_IS_BETTER else "")
 
 
 def keep_name(keep_ratio: float | None) -> str:

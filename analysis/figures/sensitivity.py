@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.figures.names import parameter_name, the
-from analysis.figures.style import ACCENT, arm_colour, arm_name, escape, finish, metric_name, new, styled
+from analysis.figures.names import metric_axis, parameter_name, the
+from analysis.figures.style import ACCENT, arm_colour, arm_name, escape, finish, new, styled
 
 
 @styled
@@ -59,13 +59,21 @@ def sensitivity_curves(
             panel.set_xticks(sorted(known[name].unique()))
         panel.set_xlabel(parameter_name(name))
     for row in range(rows):
-        axes[row, 0].set_ylabel(f"validation {metric_name(metric)}")
+        axes[row, 0].set_ylabel(f"validation {metric_axis(metric)}")
     return finish(figure, note)
 
 
 @styled
 def surface(
-    grid: pd.DataFrame, trials: pd.DataFrame, *, x: str, y: str, metric: str, note: str, log: tuple[str, ...] = ()
+    grid: pd.DataFrame,
+    trials: pd.DataFrame,
+    *,
+    x: str,
+    y: str,
+    metric: str,
+    note: str,
+    log: tuple[str, ...] = (),
+    direction: str = "max",
 ) -> Figure:
     """Return the response surface of two hyper-parameters, with the trials that it was fitted to.
 
@@ -76,6 +84,7 @@ def surface(
         metric: The metric that was searched for.
         note: The line under the figure.
         log: Parameters drawn on a log scale.
+        direction: ``min`` where the smallest value is the best point.
     """
     figure, axes = new(1, 1, 5.4, 4.2)
     panel = axes[0, 0]
@@ -83,10 +92,11 @@ def surface(
     values = table.to_numpy(dtype=float)
     mesh = panel.contourf(table.columns, table.index, values, levels=10, cmap="cividis")
     panel.plot(trials[x], trials[y], "o", ms=3.2, mfc="none", mec="white", mew=0.8)
-    row, column = np.unravel_index(np.nanargmax(values), values.shape)
+    best = np.nanargmin(values) if direction == "min" else np.nanargmax(values)
+    row, column = np.unravel_index(best, values.shape)
     panel.plot(table.columns[column], table.index[row], "*", ms=13, color="#D55E00", mec="white", clip_on=False)
     bar = figure.colorbar(mesh, ax=panel)
-    bar.set_label(f"fitted validation {metric_name(metric)}", fontsize=8)
+    bar.set_label(f"fitted validation {metric_axis(metric)}", fontsize=8)
     if x in log:
         panel.set_xscale("log")
         panel.xaxis.set_major_formatter("{x:g}")
@@ -130,12 +140,12 @@ def parameter_importance(frame: pd.DataFrame, *, note: str) -> Figure:
 
 
 @styled
-def error_groups(groups: pd.DataFrame, *, metric: str, against: str, note: str) -> Figure:
+def error_groups(groups: pd.DataFrame, *, against: str, note: str) -> Figure:
     """Return where each student loses: difference to one arm by group of users or items.
 
     Args:
-        groups: ``family`` (what was grouped by), ``group``, ``arm``, ``difference``, ``low``, ``high``, ``users``.
-        metric: Name of the metric, for people.
+        groups: ``family`` (what was grouped by), ``group``, ``metric``, ``arm``, ``difference``, ``low``, ``high``,
+            ``users``.
         against: The arm that all are compared with.
         note: The line under the figure.
     """
@@ -165,7 +175,8 @@ def error_groups(groups: pd.DataFrame, *, metric: str, against: str, note: str) 
         panel.set_yticks(range(len(names)), [f"{escape(str(n))}\n{int(counts[n]):,} users" for n in names])
         panel.set_ylim(len(names) - 0.5, -0.5)
         panel.set_title(families[index])
-        panel.set_xlabel(f"test {metric}: difference to {escape(the(against))}")
+        name = metric_axis(part["metric"].iloc[0])
+        panel.set_xlabel(f"test {name}: difference to {escape(the(against))}")
         panel.grid(axis="y", visible=False)
         for edge in range(1, len(names)):
             panel.axhline(edge - 0.5, color="#dddddd", lw=0.7)

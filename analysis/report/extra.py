@@ -8,9 +8,10 @@ import pandas as pd
 from markupsafe import Markup
 
 from analysis.captions import BETTER, CLOSE, SEARCH, USERS
-from analysis.figures.names import arm_name, parameter_name, the
+from analysis.figures.names import arm_name, metric_name, parameter_name, the
 from analysis.report.cells import Cell, number, p_number, table
 from analysis.results import Results
+from analysis.tasks import sign
 
 TESTS = (
     *("arm", "kept", "difference", "interval", "p", "p of not worse by more than the margin", "p of equivalence"),
@@ -34,6 +35,8 @@ def more_tables(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[d
         if name in tables:
             title = f"Every test against {the(against)}"
             yield _entry(section, title, TESTS_TEXT, name, table(TESTS, map(_tests, _rows(tables[name]))))
+    if "metrics" in tables:
+        yield _metrics(results, tables["metrics"])
     if "against_best_simple" in tables:
         rows = [row for row in _rows(tables["against_best_simple"]) if row["kind"] == "selector"]
         cells = [
@@ -46,7 +49,7 @@ def more_tables(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[d
         title = "Against the best selector without evidence"
         yield _entry(BETTER, title, text, "against_best_simple", table(heads, cells, texts=(2, 5)))
     yield from _searched(tables)
-    yield from _lists(tables)
+    yield from _lists(results, tables)
 
 
 def kept(ratio: float) -> Cell:
@@ -72,7 +75,7 @@ def _searched(tables: dict[str, pd.DataFrame]) -> Iterator[dict[str, str | Marku
     yield _entry(SEARCH, title, text, "interactions", table(heads, cells, texts=(1, 2)))
 
 
-def _lists(tables: dict[str, pd.DataFrame]) -> Iterator[dict[str, str | Markup]]:
+def _lists(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[dict[str, str | Markup]]:
     if "lists_against_teacher" not in tables:
         return
     shares = ("overlap", "both", "only_teacher", "only_student", "neither")
@@ -81,12 +84,28 @@ def _lists(tables: dict[str, pd.DataFrame]) -> Iterator[dict[str, str | Markup]]
         for row in _rows(tables["lists_against_teacher"])
     ]
     text = (
-        "Overlap: how many of the teacher’s ten best items an arm also has among its ten. The other columns are shares "
-        "of users whose target stands among the ten of both, of the teacher alone, of the arm alone, or of neither; "
-        "means over users and runs."
+        "Overlap: how many of the teacher’s ten best items an arm also has among its ten, of users with more than ten "
+        f"candidates. The other columns are shares of users who find {results.run.task.wanted} among the ten of both, "
+        "of the teacher alone, of the arm alone, or of neither; means over users and runs. Items are ranked over "
+        f"{results.run.listed}."
     )
     heads = ("arm", "kept", "overlap", "found by both", "by the teacher alone", "by the arm alone", "by neither")
     yield _entry(USERS, "Lists of ten beside the teacher’s", text, "lists_against_teacher", table(heads, cells))
+
+
+def _metrics(results: Results, frame: pd.DataFrame) -> dict[str, str | Markup]:
+    names = list(dict.fromkeys(frame["metric"]))
+    cells = []
+    for (arm, ratio), part in frame.groupby(["arm", "keep_ratio"], dropna=False, sort=False):
+        own = part.set_index("metric")["mean"]
+        share = ("all", 1.0) if pd.isna(ratio) else kept(ratio)
+        cells.append([arm_name(arm), share, *(number(own.get(name), ".4f") for name in names)])
+    text = (
+        f"Means over runs; ranking metrics over {results.run.listed}. Only the metric of the sweep was tested, the "
+        "others describe."
+    )
+    heads = ("arm", "kept", *(metric_name(name) + (" ↓" if sign(name) < 0 else "") for name in names))
+    return _entry(CLOSE, "Every test metric", text + " ↓: smaller is better.", "metrics", table(heads, cells))
 
 
 def _entry(section: str, title: str, text: str, name: str, content: Markup | None) -> dict[str, str | Markup]:

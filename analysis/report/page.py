@@ -14,7 +14,7 @@ from analysis.figures.names import arm_name, keep_name, metric_name
 from analysis.report.cells import plain_table, raw, text_of
 from analysis.report.extra import more_tables
 from analysis.results import Results
-from analysis.tables import count_text, digits, seconds_text, times_text
+from analysis.tables import best_of, count_text, digits, seconds_text, times_text
 
 HERE = Path(__file__).parent
 MOST_RECORDS = 3000
@@ -67,10 +67,13 @@ def part(
         "key": key,
         "base": base,
         "lead": _lead(summary),
+        # A number and its sign of percent stay on one line.
+        "headline": [text.replace(" %", "\u00a0%") for text in summary["headline"]],
         "metric": metric_name(summary["metric"]),
         "percent": f"{100 * (1 - summary['level']):g} %",
         "margin": f"{100 * summary['margin']:g} %",
         "reference": arm_name(summary["reference"]),
+        "smaller": summary["direction"] == "min",
         "strata": [_stratum(s, summary, anchors) for s in summary["strata"]],
         "sections": [
             {
@@ -108,7 +111,7 @@ def _lead(summary: dict[str, Any]) -> str:
 def _stratum(stratum: dict[str, Any], summary: dict[str, Any], anchors: dict[tuple[str, str], str]) -> dict[str, Any]:
     layers = stratum["n_student_layers"]
     students = [a["mean"] for a in stratum["arms"] if a["arm"] not in ("teacher", "popularity")]
-    best = max(students, default=None)
+    best = best_of(students, summary)
     return {
         "title": keep_name(stratum["keep_ratio"])
         + (f" ({layers} layer{'' if layers == 1 else 's'})" if layers else ""),
@@ -219,12 +222,19 @@ def _fact(value: Any) -> str:
 
 def _method(results: Results, summary: dict[str, Any]) -> list[str]:
     level = f"{100 * (1 - summary['level']):g} %"
+    pooled = not results.run.task.is_mean_over_users(summary["metric"])
+    only_seeds = (
+        f"{metric_name(summary['metric'])} is one number a trained model and no mean over users, so here intervals and "
+        "tests know seeds only."
+    )
     return [
         "Every arm had the same search budget and saw validation data only. Its best configuration was trained again "
         "with fresh seeds, which touched the test set once.",
         f"Intervals ({level}) resample seeds and users together, so they speak about the method and not only about "
         "the models that were trained. Comparisons are paired: the same seed and the same users on both sides. With "
         "several teachers the teacher is the unit.",
+        *([only_seeds] if pooled else []),
+        f"Items are ranked over {summary['ranked']}. Numbers of different candidates never stand in one table.",
         f"A verdict needs the interval and the corrected test to agree. Not worse, and equivalent, are tests against "
         f"the margin of {100 * summary['margin']:g} % of the other arm's quality; a large p-value alone is never taken "
         "for equality. Tests over users alone (in the CSV files) describe these trained models only: with thousands "

@@ -16,7 +16,8 @@ for several teachers; arms are stacked in front. Arms are paired: the same index
 | what could be found | `power_analysis`, `minimum_detectable_effect`, `replicates_needed` |
 | search | `expected_best`, `importances`, `marginal_curve`, `interactions` |
 | cost | `fit_linear`, `fit_power` |
-| curves and groups | `roc_from_ranks`, `roc_from_scores`, `history_groups`, `popularity_groups`, `group_means` |
+| curves | `roc_from_ranks`, `roc_from_scores`, `calibration_curve` |
+| groups | `history_groups`, `popularity_groups`, `group_means` |
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from __future__ import annotations
 from analysis.stats.arrays import paired_difference
 from analysis.stats.bootstrap import CrossedBootstrap, Interval, bootstrap_difference, crossed_bootstrap
 from analysis.stats.budget import BudgetCurve, expected_best
+from analysis.stats.calibration import CalibrationCurve, calibration_curve
 from analysis.stats.comparison import ArmComparison, compare_arms, correct_together
 from analysis.stats.correction import benjamini_hochberg, holm
 from analysis.stats.crossed import CrossedMean, crossed_mean
@@ -68,6 +70,7 @@ from analysis.stats.variance import VarianceSplit, variance_components, variance
 __all__ = [
     "ArmComparison",
     "BudgetCurve",
+    "CalibrationCurve",
     "CrossedBootstrap",
     "CrossedMean",
     "EffectSize",
@@ -90,6 +93,7 @@ __all__ = [
     "attribute_groups",
     "benjamini_hochberg",
     "bootstrap_difference",
+    "calibration_curve",
     "compare_arms",
     "correct_together",
     "crossed_bootstrap",

@@ -99,9 +99,11 @@ def roc_from_scores(
 ) -> RocCurve:
     """Return the ROC curve of scored examples, pooled, with bands that resample users (all examples of one together).
 
+    Scores of several seeds give one curve each, which are averaged: scores of different models are never mixed.
+
     Args:
         labels: `[example]`, 1 is positive and 0 negative; both must occur.
-        scores: `[example]`, larger says positive; tied scores give one straight segment.
+        scores: `[example]` or `[seed, example]`, larger says positive; tied scores give one straight segment.
         users: `[example]`, whose example it is; without it every example is its own user.
         points: Grid points from 0 to 1.
         level: Error rate of the band.
@@ -111,17 +113,24 @@ def roc_from_scores(
     Raises:
         ValueError: Wrong axes, NaN, one class only, labels other than 0 and 1.
     """
-    label, score = finite(labels, "labels", ndim=1), finite(scores, "scores", ndim=1)
+    label, score = finite(labels, "labels", ndim=1), np.atleast_2d(finite(scores, "scores", ndim=(1, 2)))
     owner = np.arange(len(label)) if users is None else np.unique(np.asarray(users), return_inverse=True)[1]
-    if not label.shape == score.shape == owner.shape:
+    if not label.shape == score.shape[1:] == owner.shape:
         raise ValueError(f"labels {label.shape}, scores {score.shape} and users {owner.shape} differ in length")
     if not np.isin(label, (0, 1)).all() or np.ptp(label) == 0:
         raise ValueError("labels are 0 and 1, and both must occur")
     check_level(level)
-    order = np.argsort(-score, kind="stable")
-    label, score, owner = label[order], score[order], owner[order]
-    last = np.flatnonzero(np.append(score[1:] != score[:-1], True))
+    orders = np.argsort(-score, axis=1, kind="stable")
+    ends = [
+        np.flatnonzero(np.append(row[order][1:] != row[order][:-1], True))
+        for row, order in zip(score, orders, strict=True)
+    ]
     grid = np.linspace(0, 1, points)
+
+    def curve(counts: Floats) -> Floats:
+        curves = [_weighted(label[o], counts[o], last, grid) for o, last in zip(orders, ends, strict=True)]
+        return np.mean(curves, axis=0)
+
     n_users = int(owner.max()) + 1
     resampled = []
     for _, weights in user_weights(n_users, n_resamples, np.random.default_rng(seed)):
@@ -129,8 +138,8 @@ def roc_from_scores(
             counts = weight[owner]
             positive = counts @ label
             if 0 < positive < counts.sum():
-                resampled.append(_weighted(label, counts, last, grid))
-    return _curve(grid, _weighted(label, np.ones_like(label), last, grid), np.array(resampled), level, n_users)
+                resampled.append(curve(counts))
+    return _curve(grid, curve(np.ones_like(label)), np.array(resampled), level, n_users)
 
 
 def _weighted(label: Floats, weight: Floats, last: np.ndarray, grid: Floats) -> Floats:

@@ -71,6 +71,7 @@ class Simulation:
     epochs: int = 8
     seed: int = 0
     reference: str = "uniform"
+    metric: str = "ndcg@10"
     protocol: dict[str, Any] = field(default_factory=dict)
     quality: dict[str, float] = field(
         default_factory=lambda: {
@@ -90,7 +91,9 @@ class Simulation:
     title: str = "Item"
 
 
-class _Builder:
+class Builder:
+    task, candidates = "next_item", "full-catalogue"
+
     def __init__(self, root: Path, plan: Simulation) -> None:
         self.run, self.plan = RunDirectory(root), plan
         self.rng = np.random.default_rng(plan.seed)
@@ -145,6 +148,9 @@ class _Builder:
     def metrics(self, ranks: dict[str, np.ndarray]) -> dict[str, float]:
         return {m: float(metric_per_user(m, ranks["rank"], ranks["candidates"]).mean()) for m in METRICS}
 
+    def store(self, identity: str, ranks: dict[str, np.ndarray]) -> str:
+        return write_ranks(self.run.ranks_file(identity), ranks)
+
     def cost(self, arm: str, n_student: int | None, phase: str) -> dict[str, Any]:
         if arm == "popularity":
             return {"evaluation_seconds": 0.02}
@@ -178,7 +184,7 @@ class _Builder:
         identity = content_hash({**content, "draw": known.get("draw"), "teacher": teacher})
         digest = None
         if phase == "confirm" and status == "success":
-            digest = write_ranks(self.run.ranks_file(identity), ranks)
+            digest = self.store(identity, ranks)
         epochs = {"success": plan.epochs, "stopped": 2, "failed": 1}[status] if arm != "popularity" else 0
         cost = self.cost(arm, n_student, phase) if status != "failed" else {"training_seconds": 1.0}
         started, self.clock = self.clock, self.clock + 12.0
@@ -282,7 +288,7 @@ class _Builder:
             {
                 "schema": 1,
                 "sweep": plan.sweep,
-                "task": "next_item",
+                "task": self.task,
                 "data": {
                     "source": plan.source,
                     "hash": content_hash({"source": plan.source}),
@@ -291,7 +297,7 @@ class _Builder:
                 },
                 "protocol": {
                     "split": "leave_one_out",
-                    "candidates": "full",
+                    "candidates": self.candidates,
                     "seen": "removed",
                     "ties": "against",
                     "max_length": 50,
@@ -335,7 +341,7 @@ class _Builder:
             self.run.plan_file,
             {
                 "sweep": plan.sweep,
-                "task": "next_item",
+                "task": self.task,
                 "arms": arms,
                 "strata": [
                     {"n_student_layers": max(1, round(k * plan.layers)), "keep_ratio": k} for k in plan.keep_ratios
@@ -344,7 +350,7 @@ class _Builder:
                 "confirm": {
                     "seeds": plan.seeds, "configurations": 1, "teachers": plan.teachers, "jobs": self.jobs(),
                 },
-                "analysis": {"metric": "ndcg@10", "reference": plan.reference, "margin": 0.02, "level": 0.05},
+                "analysis": {"metric": plan.metric, "reference": plan.reference, "margin": 0.02, "level": 0.05},
             },
         )  # fmt: skip
 
@@ -370,9 +376,9 @@ class _Builder:
                        draw=job["draw"], teacher_seed=job["teacher_seed"])  # fmt: skip
 
 
-def build(root: Path, plan: Simulation | None = None) -> Path:
+def build(root: Path, plan: Simulation | None = None, kind: type[Builder] = Builder) -> Path:
     """Return ``root`` after writing a simulated run directory into it."""
-    builder = _Builder(Path(root), plan or Simulation())
+    builder = kind(Path(root), plan or Simulation())
     builder.write_signature()
     builder.write_plan()
     builder.write_items()

@@ -17,7 +17,7 @@ from analysis.errors import errors, lists
 from analysis.importance import comments, layer_scores, score_variance, teacher_agreement
 from analysis.response import ALL
 from analysis.stats import Ledger, holm, variance_components
-from raydistill.records import write_json
+from raydistill.records import read_ranks, write_json
 
 
 @pytest.fixture(scope="module")
@@ -128,14 +128,18 @@ def test_sensitivity_is_given_for_every_arm_that_has_enough_trials(tmp_path):
     assert answer.surface["strength"].iloc[0] == answer.pairs["strength"].iloc[0]
 
 
+def ranks(run, identity):
+    return read_ranks(run.file(identity)[0])["rank"]
+
+
 def test_lists_beside_the_teachers_by_brute_force(run_dir):
     run = load(run_dir)
     row = lists(run, run.arms()).query("arm == 'tail' and keep_ratio == 0.25").iloc[0]
     teacher = row["teacher_trials"][0]
-    wanted, best = run.ranks(teacher)["rank"] <= 10, run.top(teacher)
+    wanted, best = ranks(run, teacher) <= 10, run.top(teacher)
     both, lost, overlap = [], [], []
     for identity in row["trials"]:
-        hit = run.ranks(identity)["rank"] <= 10
+        hit = ranks(run, identity) <= 10
         both.append((hit & wanted).mean())
         lost.append((wanted & ~hit).mean())
         overlap.append(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(run.top(identity), best, strict=True)]))
@@ -185,5 +189,5 @@ def test_costs_are_fitted_against_depth(run_dir):
     line = fits[fits["cost"] == "operations (FLOPs)"].iloc[0]
     assert (line["slope"], line["intercept"]) == (pytest.approx(5.1e6), pytest.approx(0, abs=1))
     assert line["r_squared"] == pytest.approx(1)
-    known = {"training time (s)", "peak memory (bytes)", "parameters, all", "parameters, no item table"}
+    known = {"training time (s)", "peak memory (bytes)", "parameters, all", "parameters, no embeddings"}
     assert known <= set(points["cost"])

@@ -141,10 +141,20 @@ CASES = {
     ),
     "groups": lambda: sensitivity.error_groups(
         rows(
-            family=["history length"], group=["1-5"], arm=["tail"], difference=[0.1], low=[0.0], high=[0.2], users=[9]
+            family=["history length"],
+            group=["1-5"],
+            metric=["user_log_loss"],
+            arm=["tail"],
+            difference=[0.1],
+            low=[0.0],
+            high=[0.2],
+            users=[9],
         ),
-        metric="NDCG@10",
         against="teacher",
+        note=NOTE,
+    ),
+    "calibration": lambda: curves.calibration_curves(
+        rows(arm=["tail"] * 2, keep_ratio=0.5, confidence=[0.6, 0.9], mean=[0.5, 0.9], low=0.4, high=1.0, error=0.05),
         note=NOTE,
     ),
 }

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.headline import headline
+from analysis.tasks import TASKS
 
 SETTINGS = {"metric": "ndcg@10", "reference": "uniform", "margin": 0.02, "level": 0.05}
 
@@ -15,7 +16,7 @@ SETTINGS = {"metric": "ndcg@10", "reference": "uniform", "margin": 0.02, "level"
 def run(*, teachers: int = 1, trials: int = 9) -> SimpleNamespace:
     confirmed = pd.DataFrame({"teacher_seed": list(range(teachers))})
     return SimpleNamespace(
-        settings=SETTINGS, plan={},
+        settings=SETTINGS, plan={}, task=TASKS["next_item"],
         trials=pd.DataFrame({"status": ["success"] * trials, "arm": "fisher", "phase": "search"}),
         refused=pd.DataFrame(), strata=lambda: [0.5], users=lambda: 1234, confirmed=lambda: confirmed,
         arms=lambda: ["fisher", "uniform"],

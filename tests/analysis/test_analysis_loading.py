@@ -106,7 +106,7 @@ def test_two_runs_of_one_protocol_share_a_table_with_ranks_of_both(run_dir, tmp_
     run = load(run_dir, other)
     assert set(run.trials["run"]) == {"simulated", "b"}
     for identity in run.confirmed().groupby("run")["id"].first():
-        assert len(run.ranks(identity)["rank"]) == small["users"]
+        assert len(run.values(identity, "ndcg@10")) == small["users"]
 
 
 def test_per_user_values_are_the_metric_of_the_ranks_in_the_file(run_dir):
@@ -144,7 +144,7 @@ def test_a_trial_whose_ranks_are_not_those_of_its_record_is_refused(run_dir, tmp
     assert len(run.trials) == len(before.trials) - 1
     assert run.refused["path"].tolist() == [f"trials/{identity}/ranks.parquet"]
     with pytest.raises((CorruptArtifactError, FileNotFoundError)):
-        before.ranks(identity)
+        before.values(identity, "mrr")
 
 
 def test_the_configuration_that_stands_for_an_arm_is_chosen_on_validation_data(run_dir):
@@ -206,7 +206,7 @@ def test_plan_with_a_metric_that_no_trial_has_is_a_users_mistake(run_dir, tmp_pa
 def test_metrics_of_the_record_follow_from_its_ranks(run_dir):
     run = load(run_dir)
     row = run.confirmed().iloc[0]
-    ranks = run.ranks(row["id"])
+    ranks = read_ranks(run.file(row["id"])[0])
     for name in ("ndcg@10", "hr@10", "mrr", "auc"):
         assert row[f"test.{name}"] == pytest.approx(metric_per_user(name, ranks["rank"], ranks["candidates"]).mean())
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, average_precision_score, log_loss, ndcg_score, roc_auc_score
 
 from raydistill.errors import CorruptArtifactError
+from raydistill.records import LOWER_IS_BETTER
 from raydistill.records.scores import (
     BINS,
-    LOWER_IS_BETTER,
     REPORTED_SCORES,
     SCORE_COLUMNS,
     is_mean_over_users,
@@ -181,7 +181,7 @@ def test_names_of_metrics():
         score_metric_per_user("auc", {})
     claims = [name for name in REPORTED_SCORES if is_mean_over_users(name)]
     assert claims == ["user_auc", "user_accuracy", "user_log_loss", "ndcg@5", "ndcg@10", "hr@5", "hr@10", "mrr"]
-    assert set(REPORTED_SCORES) > LOWER_IS_BETTER
+    assert set(REPORTED_SCORES) > set(LOWER_IS_BETTER)
     assert not is_mean_over_users("ndcg@0")
 
 
