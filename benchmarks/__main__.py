@@ -23,12 +23,12 @@ from typing import Any
 import torch
 import transformers
 
-from benchmarks import distillation, inference, loss, memory, search, students, training
+from benchmarks import distillation, inference, loss, memory, search, students, text, training
 from benchmarks.data import sequences
 from benchmarks.peers.run import peers
 from raydistill.data.splits import SequenceData
 
-PARTS = ("loss", "memory", "epoch", "distillation", "students", "ranking", "inference", "search", "peers")
+PARTS = ("loss", "memory", "epoch", "distillation", "students", "ranking", "inference", "text", "search", "peers")
 SLOW_PARTS = ("peers",)
 QUICK_USERS = 2560
 
@@ -78,6 +78,7 @@ def _measure(name: str, options: argparse.Namespace, cache: Path) -> list[dict[s
         "students": lambda: students.run(rounds=rounds),
         "ranking": lambda: training.ranking(data(), rounds=rounds),
         "inference": lambda: inference.run(data(), quick=options.quick),
+        "text": lambda: text.run(cache, rounds=rounds, steps=4 if options.quick else 16),
         "search": lambda: search.run(options.run),
         "peers": lambda: peers(options.data),
     }
