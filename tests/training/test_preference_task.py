@@ -17,6 +17,7 @@ from raydistill.config import cache_identity, params
 from raydistill.errors import ConfigError, CorruptArtifactError
 from raydistill.losses import LossWeights
 from raydistill.records import read_scores
+from raydistill.seeding import stream_seed
 from raydistill.training.class_cache import ClassCache
 from raydistill.training.objective import ClassObjective
 from raydistill.training.tasks import PREFERENCE
@@ -204,6 +205,29 @@ def test_training_lowers_the_loss(resources, teacher):
     _, _, rows = run(spec_of(resources, teacher, "tail", seed=3, alpha_dist=0.5, temperature=2.0), resources)
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert {METRIC, "task_loss", "distillation_loss", "seconds"} <= set(rows[0])
+
+
+def test_teachers_and_students_by_adapters_are_plain_models_in_the_end(resources, tmp_path):
+    tuned = text_resources(
+        resources.run.root.parent, "tuning={teacher: lora, students: lora, rank: 2, alpha: 8.0}", run="lora"
+    )
+    prepared = prepared_text(tuned)
+    teacher = tuned.teacher(prepared.id)
+    start = PREFERENCE.untrained(tuned.sweep, tuned.data, seed=stream_seed(0, "initialization") % 2**31)
+    names = [name for name, _ in start.named_parameters()]
+    assert [name for name, _ in teacher.named_parameters()] == names
+    assert all(parameter.requires_grad for parameter in teacher.parameters())
+    changed = {
+        name
+        for (name, before), (_, after) in zip(start.named_parameters(), teacher.named_parameters(), strict=True)
+        if not torch.equal(before, after)
+    }
+    assert any("attention" in name for name in changed)
+    assert not any("embedding" in name or "LayerNorm" in name for name in changed)  # frozen: only adapters and head
+    trial, record, _ = run(spec_of(tuned, prepared, "tail", temperature=2.0), tuned)
+    assert record.status == "success"
+    assert sum(p.numel() for p in trial.model.parameters()) == record.cost["parameters"]
+    trial.model.save_pretrained(tmp_path / "student")  # refused where adapters are left
 
 
 @pytest.mark.parametrize("name", ["llm_text", "movielens_text", "movielens_text_full"])
