@@ -10,6 +10,7 @@ import numpy as np
 
 from analysis.stats import CalibrationCurve, RocCurve, calibration_curve, roc_from_ranks, roc_from_scores
 from raydistill.records import (
+    LOWER_IS_BETTER,
     RANKS,
     SCORES,
     metric_per_user,
@@ -17,7 +18,6 @@ from raydistill.records import (
     read_scores,
     score_metric_per_user,
 )
-from raydistill.records import LOWER_IS_BETTER
 from raydistill.records.scores import is_mean_over_users
 
 TOP = 10
