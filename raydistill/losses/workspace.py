@@ -54,7 +54,9 @@ class Products:
         self.weight = weight
         self.scale = scale
         self.hidden_gradient = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
-        self.weight_gradient = torch.empty(weight.shape, dtype=dtype, device=weight.device)
+        # Every row is written where there are targets; a worker whose share of a step is empty has none.
+        new = torch.empty if len(hidden) else torch.zeros
+        self.weight_gradient = new(weight.shape, dtype=dtype, device=weight.device)
         self._open: dict[tuple[int, int], Tensor] = {}
 
     def add(
