@@ -341,5 +341,5 @@ def test_without_targets_loss_and_gradients_are_zero(weights):
         **(teacher if weights.needs_teacher else {}),
     )
     parts.total.backward()
-    assert float(parts.total) == 0
+    assert parts.total.item() == 0
     assert torch.equal(table.grad, torch.zeros_like(table))
