@@ -29,7 +29,8 @@ from raydistill.training.calibration import CalibrationBatch, example_losses
 from raydistill.training.evidence import measure_evidence
 from raydistill.training.gradient_pass import GRADIENT_KINDS
 from raydistill.training.per_example import recorded, squared_norms
-from raydistill.training.prepare import calibration_samples, evidence_kinds, next_item_logits
+from raydistill.training.prepare import calibration_samples, evidence_kinds
+from raydistill.training.tasks import NEXT_ITEM
 
 SWEEP = Path(__file__).parent.parent / "sweeps" / "ablation.yaml"
 
@@ -40,7 +41,7 @@ def vectorized(model: Recommender, batches: list[CalibrationBatch]) -> Tensor:
     sums, n_rows = torch.zeros(len(rows), dtype=torch.float64), 0
     for batch in batches:
         with recorded(rows, batch.n_rows) as recording:
-            losses = example_losses(next_item_logits(model, batch), batch.labels, batch)
+            losses = example_losses(NEXT_ITEM.calibration_logits(model, batch), batch.labels, batch)
         outputs = torch.autograd.grad(losses.sum(), [call.output for call in recording.calls], allow_unused=True)
         sums += squared_norms(recording, outputs, losses, len(rows))[0].sum(dim=0)
         n_rows += batch.n_rows
@@ -53,7 +54,7 @@ def loop(model: Recommender, batches: list[CalibrationBatch]) -> Tensor:
     sums, n_rows = torch.zeros(len(rows), dtype=torch.float64), 0
     for piece in (piece for batch in batches for piece, _ in batch.chunks(1)):
         model.zero_grad(set_to_none=True)
-        example_losses(next_item_logits(model, piece), piece.labels, piece).sum().backward()
+        example_losses(NEXT_ITEM.calibration_logits(model, piece), piece.labels, piece).sum().backward()
         for layer, block in enumerate(rows):
             sums[layer] += sum(parameter.grad.square().sum() for parameter in block.parameters())
         n_rows += 1
@@ -77,9 +78,9 @@ def fisher(model: Recommender, batches: list[CalibrationBatch], rounds: int) -> 
 
 def evidence(sweep: Sweep, data: SequenceData, model: Recommender, samples: list, rounds: int) -> dict[str, object]:
     """Return processor seconds of the sweep's evidence and of a training epoch over as many examples."""
-    dataset = build.dataset(sweep, data, causal=model.causal, teacher_seed=0)
+    dataset = NEXT_ITEM.dataset(sweep, data, causal=model.causal, teacher_seed=0)
     settings = dataclasses.replace(build.teacher_settings(sweep, 0), epochs=10**6, patience=None)
-    steps = DistillationTrainer(build.untrained(sweep, data, seed=1), dataset, TASK_ONLY, settings).epochs()
+    steps = DistillationTrainer(NEXT_ITEM.untrained(sweep, data, seed=1), dataset, TASK_ONLY, settings).epochs()
     kinds = evidence_kinds(sweep)
     asked = {
         "all": kinds,
@@ -90,7 +91,7 @@ def evidence(sweep: Sweep, data: SequenceData, model: Recommender, samples: list
 
     def measure(name: str) -> None:
         found = measure_evidence(
-            model, samples, next_item_logits, asked[name], seed=0,
+            model, samples, NEXT_ITEM.calibration_logits, asked[name], seed=0,
             draws=sweep.evidence.fisher_draws, chunk_size=sweep.evidence.batch_size,
         )  # fmt: skip
         if name == "all":
@@ -121,10 +122,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         sweep = load_sweep(options.sweep, tuple(options.overrides))
-        data = build.prepared_data(sweep, Path(folder))
-        model = build.untrained(sweep, data, seed=0).eval()
-        examples = build.dataset(sweep, data, causal=model.causal, teacher_seed=0).examples
-        samples = calibration_samples(sweep, examples)
+        data = NEXT_ITEM.prepared_data(sweep, Path(folder))
+        model = NEXT_ITEM.untrained(sweep, data, seed=0).eval()
+        dataset = NEXT_ITEM.dataset(sweep, data, causal=model.causal, teacher_seed=0)
+        samples = calibration_samples(NEXT_ITEM, sweep, dataset)
         found = {
             "threads": options.threads,
             "fisher": fisher(model, samples[0], options.rounds),
