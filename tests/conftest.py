@@ -20,3 +20,10 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set RAYDISTILL_DATA to a folder with ml-latest-small and amazon-beauty")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each file to one process, so that its fixtures are made once, and all that start Ray to the same one."""
+    for item in items:
+        starts_ray = any(item.iter_markers("ray")) or any(item.iter_markers("cluster"))
+        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else str(item.path)))

@@ -18,7 +18,7 @@ from raydistill.records import Record, RunDirectory, read_record, write_record
 from raydistill.training.trial import TrialSpec, failed_record
 from raydistill.tuning.dealer import Dealer
 from raydistill.tuning.sharded import Workers
-from raydistill.tuning.versions import OtherCodeError, versions
+from raydistill.tuning.versions import REFUSED, OtherCodeError, versions
 
 MAX_FAILURES = 1
 """Times that a trial whose process was lost starts again before it counts as failed.
@@ -125,7 +125,14 @@ class Bookkeeper(_NotInSnapshots, Callback):
             self._on_start(spec)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Take note of the record that the trial wrote."""
+        """Take note of the record that the trial wrote.
+
+        Raises:
+            OtherCodeError: A machine with other code, which may have joined late, has refused it; the sweep ends.
+        """
+        if REFUSED in trial.last_result:
+            self.error = OtherCodeError(**trial.last_result[REFUSED])
+            raise self.error
         spec = self._searcher.specs.pop(trial.trial_id)
         self._note(read_record(self._run.record_file(self._searcher.dealer.identity(spec))))
 
@@ -133,13 +140,11 @@ class Bookkeeper(_NotInSnapshots, Callback):
         """Let a trial whose process died or raised start again; write its record where that has happened before.
 
         Raises:
-            OtherCodeError: The process runs on a machine with other code; the sweep ends.
+            OtherCodeError: As :meth:`on_trial_complete`, whose errors Tune takes for the trial's own, and comes here.
             RunDirectoryError: Not even the record of a failure can be written.
         """
-        cause = getattr(trial.get_pickled_error(), "cause", None)
-        if isinstance(cause, OtherCodeError):
-            self.error = cause
-            raise cause
+        if self.error is not None:
+            raise self.error
         spec = self._searcher.specs.pop(trial.trial_id)
         identity = self._searcher.dealer.identity(spec)
         self._failures[identity] += 1

@@ -22,7 +22,8 @@ from raydistill.training.context import RunContext
 from raydistill.training.trial import Trial, TrialSpec
 from raydistill.tuning import checkpoints
 from raydistill.tuning.sharded import Workers, run_sharded
-from raydistill.tuning.trainable import resources_of
+from raydistill.tuning.trainable import refusal, resources_of
+from raydistill.tuning.versions import OtherCodeError
 
 DRIVER_CPUS = 0.1
 """CPUs reserved by the process that waits for a trial's workers."""
@@ -71,7 +72,11 @@ def run_sharded_trial(config: Mapping[str, Any]) -> None:
     Raises:
         RaydistillError: The workers were lost too often.
     """
-    resources = resources_of(config)
+    try:
+        resources = resources_of(config)
+    except OtherCodeError as error:
+        tune.report(refusal(error))
+        return
     identity = TrialSpec(**config["spec"]).identity(resources.sweep, resources.data.hash)
     run = RunDirectory(config["run"])
     storage = checkpoints.place_of(resources.sweep, run)

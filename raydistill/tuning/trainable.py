@@ -16,7 +16,7 @@ from raydistill.training import build
 from raydistill.training.context import RunContext, best_device
 from raydistill.training.resources import Resources
 from raydistill.training.trial import Trial, TrialSpec
-from raydistill.tuning.versions import check_versions
+from raydistill.tuning.versions import REFUSED, OtherCodeError, check_versions
 
 _RESOURCES: dict[str, Resources] = {}
 """Data, teachers and caches of this process, by run directory: attached once, used by all its trials."""
@@ -36,18 +36,32 @@ def resources_of(config: Mapping[str, Any]) -> Resources:
     return _RESOURCES[run]
 
 
+def refusal(error: OtherCodeError) -> dict[str, Any]:
+    """Return the result of a trial that a machine with other code must not run; it ends the sweep.
+
+    It is no exception, since Tune passes on no more than the text of one.
+    """
+    return {REFUSED: {"what": error.what, "where": error.where, "mend": error.mend}}
+
+
 class DistillTrainable(tune.Trainable):
     """Runs the trial of ``config["spec"]``; one step is one epoch, the last step writes the record."""
 
     def setup(self, config: dict[str, Any]) -> None:
         torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
-        self._start(config)
+        self._refusal: dict[str, Any] | None = None
+        try:
+            self._start(config)
+        except OtherCodeError as error:
+            self._refusal = refusal(error)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._start(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
+        if self._refusal is not None:
+            return {"done": True, **self._refusal}
         # What `ps` and the dashboard's list of processes show; Ray names the process anew in every call.
         setproctitle(f"ray::{type(self).__name__} {self._trial.spec.name}")
         row = next(self._rows, None)
@@ -57,6 +71,6 @@ class DistillTrainable(tune.Trainable):
         return {"done": True, "record": record.id, "status": record.status}
 
     def _start(self, config: dict[str, Any]) -> None:
-        spec = TrialSpec(**config["spec"])
-        self._trial = Trial(spec, resources_of(config), RunContext(device=best_device()))
+        resources = resources_of(config)
+        self._trial = Trial(TrialSpec(**config["spec"]), resources, RunContext(device=best_device()))
         self._rows = self._trial.epochs()

@@ -15,6 +15,10 @@ from raydistill import __version__
 from raydistill.errors import UserError
 
 
+REFUSED = "refused"
+"""Key in a Tune result under which a machine says that it runs other code, and has not run the trial."""
+
+
 class OtherCodeError(UserError):
     """A node runs other code than the sweep; the sweep ends, since what it would record there cannot be trusted."""
 

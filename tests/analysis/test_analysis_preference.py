@@ -166,7 +166,7 @@ def test_lists_of_ten_are_of_the_candidates_of_the_user(run):
     assert row[["both", "only_teacher", "only_student", "neither"]].sum() == pytest.approx(1)
 
 
-def test_words_say_candidate_lists_and_never_the_catalogue(root, capsys):
+def test_words_say_candidate_lists_and_never_the_catalogue(root, capsys, no_pictures):
     assert main([str(root)]) == 0
     summary = json.loads((root / "report" / "summary.json").read_text())
     drawn = "period+12 drawn by popularity, seed 0"
@@ -201,7 +201,7 @@ def test_candidate_lists_and_the_full_catalogue_never_share_a_table(root, run_di
         load_each(root, other)
 
 
-def test_a_metric_of_all_candidates_together_is_tested_over_seeds_alone(root, tmp_path):
+def test_a_metric_of_all_candidates_together_is_tested_over_seeds_alone(root, tmp_path, no_pictures):
     run = load(other_metric(root, tmp_path, "auc"))
     results = conclude(run)
     row = results.main.query("arm == 'fisher' and keep_ratio == 0.5").iloc[0]

@@ -16,7 +16,6 @@ from fake_run import CONTROLS, SELECTORS, Simulation, build
 from analysis import conclude, load
 from analysis.__main__ import main
 from analysis.gallery import frames
-from analysis.report import write
 from analysis.report.write import write_tables
 from analysis.summary import summarize
 from analysis.tables import WIDTH, latex_escape, terminal_table
@@ -201,8 +200,7 @@ def test_a_missing_folder_is_a_users_mistake_without_a_traceback(tmp_path, capsy
     assert "Traceback" not in captured.err
 
 
-def test_several_data_sets_are_ranked_and_never_share_a_table(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(write, "pictures", lambda results, tables: iter(()))  # drawn by the tests above
+def test_several_data_sets_are_ranked_and_never_share_a_table(tmp_path, capsys, no_pictures):
     few = {**TINY, "selectors": ("uniform", "fisher", "tail"), "controls": ("teacher",)}
     roots = [build(tmp_path / f"r{i}", Simulation(seed=i, source=f"simulated-{i}", **few)) for i in range(2)]
     out = tmp_path / "joint"
@@ -224,8 +222,7 @@ def test_tables_can_be_asked_for_again_without_counting_tests_twice(report):
     assert not first.duplicated(["family", "test"]).any()
 
 
-def test_a_constant_metric_gives_a_report_and_no_verdict_of_difference(tmp_path, monkeypatch):
-    monkeypatch.setattr(write, "pictures", lambda results, tables: iter(()))
+def test_a_constant_metric_gives_a_report_and_no_verdict_of_difference(tmp_path, no_pictures):
     root = build(tmp_path / "run", Simulation(**{**TINY, "users": 20, "quality": dict.fromkeys(ARMS, 30.0)}))
     assert main([str(root)]) == 0
     summary = json.loads((root / "report" / "summary.json").read_text())
@@ -234,8 +231,7 @@ def test_a_constant_metric_gives_a_report_and_no_verdict_of_difference(tmp_path,
         assert arm["verdict"] is None or arm["verdict"]["word"] == "equivalent"
 
 
-def test_one_seed_makes_no_verdict_about_a_method(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(write, "pictures", lambda results, tables: iter(()))
+def test_one_seed_makes_no_verdict_about_a_method(tmp_path, no_pictures, capsys):
     root = build(tmp_path / "run", Simulation(**{**TINY, "seeds": 1, "selectors": ("uniform", "fisher")}))
     assert main([str(root)]) == 0
     assert "One seed only" in capsys.readouterr().out
@@ -243,8 +239,7 @@ def test_one_seed_makes_no_verdict_about_a_method(tmp_path, monkeypatch, capsys)
     assert {a["verdict"]["word"] for a in summary["strata"][0]["arms"] if a["verdict"]} == {"undecided"}
 
 
-def test_one_arm_is_shown_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(write, "pictures", lambda results, tables: iter(()))
+def test_one_arm_is_shown_alone(tmp_path, no_pictures):
     root = build(tmp_path / "run", Simulation(**{**TINY, "selectors": ("fisher",), "controls": ()}))
     assert main([str(root)]) == 0
     summary = json.loads((root / "report" / "summary.json").read_text())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from invented_tables import TABLES
 
-from raydistill.config import Sweep, load_sweep
+from raydistill.config import Sweep, Tables, load_sweep
 
 MINIMAL = """\
 name: small

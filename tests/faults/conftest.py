@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from sweep_process import Reference, SweepProcess, facts
+from sweep_process import STARTED, Reference, SweepProcess, facts
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +30,11 @@ def cluster(monkeypatch):
         yield cluster
     finally:
         cluster.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def none_left_running():
+    """End the sweeps that a test which failed has left."""
+    yield
+    while STARTED:
+        STARTED.pop().end()

@@ -37,6 +37,8 @@ Job._conclude = lambda self: 0
 sys.exit(main(sys.argv[1:]))
 """
 LIMIT_S = 900
+STARTED: list[SweepProcess] = []
+"""Sweeps of the test that runs."""
 OWN_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -83,6 +85,7 @@ class SweepProcess:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
             )
+        STARTED.append(self)
 
     def finish(self, code: int = 0) -> str:
         """Wait for the end, expect an exit code, and return what was said."""
@@ -90,6 +93,12 @@ class SweepProcess:
         said = self.log.read_text()
         assert self.process.returncode == code, said[-4000:]
         return said
+
+    def hold_a_trial(self) -> psutil.Process:
+        """Stop a process that trains a student, as if its epoch took for ever; ``resume`` lets it go on."""
+        held = self.wait_for(lambda: workers("DistillTrainable search"))[0]
+        held.suspend()
+        return held
 
     def kill_when(self, condition: Callable[[], Any]) -> None:
         """Kill the driver, as kill -9 does, as soon as a condition holds; its Ray ends with it."""
@@ -99,27 +108,25 @@ class SweepProcess:
         self.process.wait(timeout=30)
         psutil.wait_procs(family, timeout=60)
 
-    def wait_for(self, condition: Callable[[], Any]) -> Any:
-        """Return the first true value of a condition, looking often: trials last a second."""
+    def wait_for(self, condition: Callable[[], Any], waiting_for: Any = None) -> Any:
+        """Return the first true value of a condition, looking often: trials last a second.
+
+        ``waiting_for`` is shown where the sweep ends before.
+        """
         deadline = time.monotonic() + LIMIT_S
         while True:
             value = condition()
             if value:
                 return value
-            assert self.process.poll() is None, f"ended too early: {self.log.read_text()[-3000:]}"
+            assert self.process.poll() is None, f"ended too early {waiting_for or ''}: {self.log.read_text()[-3000:]}"
             assert time.monotonic() < deadline, self.log.read_text()[-3000:]
             time.sleep(0.02)
 
-    def workers(self, name: str) -> list[psutil.Process]:
-        """Return this sweep's Ray processes whose title begins with a name."""
-        found = []
-        for process in psutil.Process(self.process.pid).children(recursive=True):
-            try:
-                if process.cmdline() and process.cmdline()[0].startswith(f"ray::{name}"):
-                    found.append(process)
-            except psutil.NoSuchProcess:
-                continue
-        return found
+    def end(self) -> None:
+        """End the sweep, if a test that failed has left it running."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(timeout=30)
 
     def files(self, pattern: str) -> list[Path]:
         return sorted(self.run.root.glob(pattern))
@@ -127,6 +134,22 @@ class SweepProcess:
     def phases(self, phase: str) -> list[Record]:
         """Return the whole records of a phase that are there now."""
         return [record for _, record in self.run.records() if isinstance(record, Record) and record.phase == phase]
+
+
+def workers(name: str = "") -> list[psutil.Process]:
+    """Return the Ray processes of this test, a sweep's or a cluster's, whose title begins with a name."""
+    return [process for process, title in titles() if title.startswith(f"ray::{name}")]
+
+
+def titles() -> list[tuple[psutil.Process, str]]:
+    """Return the processes that this one has started, and those that they have, with their titles."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            found.append((process, " ".join(process.cmdline()[:1])))
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+    return found
 
 
 def facts(run_dir: Path) -> dict[str, dict[str, Any]]:

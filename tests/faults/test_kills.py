@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from sweep_process import SweepProcess, facts
+from sweep_process import SweepProcess, facts, workers
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 
@@ -50,7 +50,7 @@ def test_a_trials_process_is_killed_in_mid_training(reference, tmp_path):
     without = ("trials", "studies", "report")
     sweep = SweepProcess(reference.copy(tmp_path / "run", without=without), reference.storage)
     sweep.wait_for(lambda: sweep.phases("search"))
-    victims = sweep.wait_for(lambda: sweep.workers("ResourceTrainable"))
+    victims = sweep.wait_for(lambda: workers("ResourceTrainable"))
     victims[0].kill()
     said = sweep.finish()
     assert "failed:" not in said
@@ -60,7 +60,7 @@ def test_a_trials_process_is_killed_in_mid_training(reference, tmp_path):
 def test_a_trials_process_is_killed_while_it_starts(reference, tmp_path):
     without = ("trials", "studies", "report")
     sweep = SweepProcess(reference.copy(tmp_path / "run", without=without), reference.storage)
-    victims = sweep.wait_for(lambda: sweep.workers("ResourceTrainable.__init__"))
+    victims = sweep.wait_for(lambda: workers("ResourceTrainable.__init__"))
     victims[0].kill()
     said = sweep.finish()
     assert "it starts again" in said
@@ -71,7 +71,7 @@ def test_a_trials_process_is_killed_while_it_starts(reference, tmp_path):
 def test_the_teachers_worker_is_killed_in_mid_training(reference, tmp_path):
     sweep = SweepProcess(tmp_path / "run", reference.storage)
     sweep.wait_for(lambda: sweep.files("ray/train/teacher-*/checkpoint_*/state.json"))
-    victims = sweep.wait_for(lambda: sweep.workers("RayTrainWorker"))
+    victims = sweep.wait_for(lambda: workers("RayTrainWorker"))
     victims[0].kill()
     sweep.finish()
     assert facts(sweep.run.root) == reference.facts

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
-from sweep_process import SweepProcess, facts
+from sweep_process import SweepProcess, facts, workers
 from tampering import OTHER_CODE, python_path
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
@@ -29,13 +31,17 @@ def test_a_node_that_joins_late_with_other_code_ends_the_sweep(reference, tmp_pa
         "execution.concurrency=2",
         RAY_AUTH_MODE="disabled",
     )
-    sweep.wait_for(lambda: sweep.phases("search"))
+    held = sweep.hold_a_trial()  # the search is not over before the node is there
     other = python_path(tmp_path / "tampering", OTHER_CODE)
     node = cluster.add_node(num_cpus=1, object_store_memory=100 << 20, env_vars={"PYTHONPATH": other})
+    sweep.wait_for(lambda: workers("ResourceTrainable.__init__"))
+    sweep.wait_for(lambda: not workers("ResourceTrainable.__init__"))
+    time.sleep(2)  # its first step, which is over before a title could be read
+    held.resume()
     said = sweep.finish(code=2)
     assert "0ther0de" in said
     assert "Traceback" not in said
     assert "failed" not in {record.status for _, record in sweep.run.records()}
     cluster.remove_node(node)
-    SweepProcess(run, reference.storage, address, RAY_AUTH_MODE="disabled").finish()
+    SweepProcess(run, reference.storage, f"execution.address={cluster.address}", RAY_AUTH_MODE="disabled").finish()
     assert facts(run) == reference.facts

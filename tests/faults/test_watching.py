@@ -6,9 +6,8 @@ import re
 import urllib.error
 import urllib.request
 
-import psutil
 import pytest
-from sweep_process import SweepProcess
+from sweep_process import SweepProcess, titles
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 
@@ -17,6 +16,7 @@ WANTED = (
     r'raydistill_best_validation\{[^}]*Arm="uniform"[^}]*\} 0\.[0-9]+',
     r"raydistill_trials_per_hour\{[^}]*\} [1-9]",
     r'raydistill_targets_per_second\{[^}]*Arm="uniform"[^}]*\} [1-9]',
+    r"ray::DistillTrainable confirm uniform keep=0\.5 seed=",
 )
 
 
@@ -27,17 +27,6 @@ def exported(port: int) -> str:
             return answer.read().decode()
     except (urllib.error.URLError, TimeoutError):
         return ""
-
-
-def ray_titles() -> set[str]:
-    """Return the titles of all of Ray's processes on this machine."""
-    found = set()
-    for process in psutil.process_iter():
-        try:
-            found.update(process.cmdline()[:1])
-        except (psutil.NoSuchProcess, psutil.ZombieProcess):
-            continue
-    return {title for title in found if title.startswith("ray::")}
 
 
 def test_metrics_and_names_of_a_running_sweep(reference, tmp_path, cluster):
@@ -51,18 +40,14 @@ def test_metrics_and_names_of_a_running_sweep(reference, tmp_path, cluster):
         RAY_metrics_report_interval_ms="1000",
     )
     port = cluster.head_node.metrics_export_port
-    seen: set[str] = set()
-
-    titles: set[str] = set()
+    missing = {*WANTED}
 
     def everything_seen() -> bool:
-        text = exported(port)
-        titles.update(title for title in ray_titles() if "keep=" in title)
-        seen.update(pattern for pattern in WANTED if re.search(pattern, text, re.IGNORECASE))
-        return len(seen) == len(WANTED)
+        text = exported(port) + "\n".join(title for _, title in titles())
+        missing.difference_update([pattern for pattern in missing if re.search(pattern, text, re.IGNORECASE)])
+        return not missing
 
-    sweep.wait_for(everything_seen)
-    assert any("confirm uniform keep=0.5 seed=" in title for title in titles), titles
+    sweep.wait_for(everything_seen, waiting_for=missing)
     names = {path.name.rpartition("_")[0] for path in run.glob("ray/tune/*/*keep=*")}
     assert "search_uniform_keep=0.5_#0" in names
     sweep.finish()

@@ -13,6 +13,7 @@ from raydistill.records import RunDirectory, read_record, write_record
 from raydistill.training.trial import TrialSpec
 from raydistill.tuning.searcher import Bookkeeper, DealerSearcher
 from raydistill.tuning.sharded import Workers
+from raydistill.tuning.trainable import refusal
 from raydistill.tuning.versions import OtherCodeError
 
 
@@ -37,8 +38,8 @@ def parts(sweep, tmp_path):
     return searcher, keeper, run, said
 
 
-def tune_trial(name: str, error_file: str | None = None, error: Exception | None = None) -> SimpleNamespace:
-    return SimpleNamespace(trial_id=name, error_file=error_file, get_pickled_error=lambda: error)
+def tune_trial(name: str, error_file: str | None = None, **result) -> SimpleNamespace:
+    return SimpleNamespace(trial_id=name, error_file=error_file, last_result=result)
 
 
 def test_a_suggestion_holds_the_whole_spec_as_plain_values(parts):
@@ -156,10 +157,13 @@ def test_a_trial_that_ends_without_a_word_says_so(parts):
 def test_a_machine_with_other_code_ends_the_sweep_and_leaves_no_record(parts):
     searcher, keeper, run, said = parts
     searcher.suggest("a")
-    cause = OtherCodeError.of("late", ["raydistill 0 (here 1)"])
+    said_there = refusal(OtherCodeError.of("late", ["raydistill 0 (here 1)"]))
+    with pytest.raises(OtherCodeError, match="node late") as caught:
+        keeper.on_trial_complete(0, [], tune_trial("a", **said_there))
+    assert keeper.error is caught.value
     with pytest.raises(OtherCodeError, match="node late"):
-        keeper.on_trial_error(0, [], tune_trial("a", error=SimpleNamespace(cause=cause)))
-    assert keeper.error is cause
+        keeper.on_trial_error(0, [], tune_trial("a"))
+    assert "ray up cluster.yaml" in caught.value.mend
     assert said.records == []
     assert list(run.records()) == []
 
