@@ -22,8 +22,8 @@ def shared_data() -> Path:
     return folder
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each file to one process, so that its fixtures are made once, and all that start Ray to the same one."""
-    for item in items:
-        starts_ray = any(item.iter_markers("ray")) or any(item.iter_markers("cluster"))
-        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else str(item.path)))
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return how many processes share the tests: as many as cores, and one where Ray starts, which takes them all."""
+    wanted = config.option.markexpr
+    alone = any(mark in wanted and f"not {mark}" not in wanted for mark in ("ray", "cluster", "gpu"))
+    return 0 if alone else min(8, os.cpu_count() or 1)
