@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,16 +47,34 @@ def latency_ms(forward: Callable[[], object], *, repeats: int = 30, warmup: int 
         repeats: Timed calls.
         warmup: Calls before those.
     """
+    return percentiles(call_ms(forward, repeats=repeats, warmup=warmup))
+
+
+def call_ms(
+    forward: Callable[[], object], *, repeats: int, warmup: int, at_most_s: float = float("inf")
+) -> list[float]:
+    """Return the durations of calls in milliseconds.
+
+    Args:
+        forward, repeats, warmup: As :func:`latency_ms`.
+        at_most_s: Seconds of timed calls after which no further one begins; two are made in any case.
+    """
     synchronize = torch.cuda.synchronize if torch.cuda.is_available() else (lambda: None)
-    durations = []
+    durations: list[float] = []
     with torch.no_grad():
-        for number in range(warmup + repeats):
+        for _ in range(warmup):
+            forward()
+        while len(durations) < repeats and (len(durations) < 2 or sum(durations) < 1e3 * at_most_s):
             synchronize()
             start = time.perf_counter()
             forward()
             synchronize()
-            if number >= warmup:
-                durations.append(1e3 * (time.perf_counter() - start))
+            durations.append(1e3 * (time.perf_counter() - start))
+    return durations
+
+
+def percentiles(durations: Sequence[float]) -> dict[str, float]:
+    """Return ``p50`` and ``p95`` of some durations."""
     return {"p50": float(np.median(durations)), "p95": float(np.percentile(durations, 95))}
 
 

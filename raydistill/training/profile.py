@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raydistill.metrics import count_parameters, forward_flops, latency_ms
+from raydistill.metrics import call_ms, count_parameters, forward_flops, percentiles
 
 BATCHES = (1, 32)
 ROUNDS = 5
-
+TURN_S = 0.5
+"""Seconds after which a depth whose calls are slow lets the next one have its turn."""
 
 Serve = Callable[[nn.Module, int, torch.device], Callable[[], Tensor]]
 """From a model, a batch size and a device to a call that answers for that many users of full length."""
@@ -32,7 +32,7 @@ def profile(
         depths: Numbers of layers, the teacher's own among them.
         serve: Gives the call that is timed.
         device: Where to measure.
-        repeats: Timed calls of each depth and batch size in each of the rounds.
+        repeats: Timed calls of each depth and batch size in each of the rounds; fewer where they take long.
 
     Returns:
         ``depths``: by number of layers, ``parameters``, ``backbone_parameters``, ``flops`` (one user of
@@ -45,12 +45,10 @@ def profile(
         for depth, model in models.items()
     }
     for batch in BATCHES:
-        rounds: dict[int, list[dict[str, float]]] = {depth: [] for depth in depths}
+        durations: dict[int, list[float]] = {depth: [] for depth in depths}
         for _ in range(ROUNDS):
             for depth, model in models.items():
-                rounds[depth].append(latency_ms(serve(model, batch, device), repeats=repeats, warmup=1))
-        for depth, measured in rounds.items():
-            result[str(depth)]["latency_ms"][str(batch)] = {
-                name: float(np.median([one[name] for one in measured])) for name in ("p50", "p95")
-            }
+                durations[depth] += call_ms(serve(model, batch, device), repeats=repeats, warmup=1, at_most_s=TURN_S)
+        for depth, measured in durations.items():
+            result[str(depth)]["latency_ms"][str(batch)] = percentiles(measured)
     return {"depths": result, "threads": torch.get_num_threads(), "device": str(device)}

@@ -14,7 +14,6 @@ import ray
 from raydistill import __version__
 from raydistill.errors import UserError
 
-
 REFUSED = "refused"
 """Key in a Tune result under which a machine says that it runs other code, and has not run the trial."""
 

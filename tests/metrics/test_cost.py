@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from raydistill.metrics import PeakMemory, count_parameters, forward_flops, latency_ms
+from raydistill.metrics import PeakMemory, call_ms, count_parameters, forward_flops, latency_ms
 
 
 class Tied(nn.Module):
@@ -43,6 +43,13 @@ def test_latency_orders_fast_and_slow_and_leaves_no_graph():
     assert len(grads) == 5
     assert not any(grads)
     assert 20 <= measured["p50"] <= measured["p95"]
+
+
+def test_slow_calls_are_fewer_but_never_one():
+    calls = []
+    assert len(call_ms(lambda: calls.append(time.sleep(0.02)), repeats=50, warmup=1, at_most_s=0.05)) < 5
+    assert len(call_ms(lambda: time.sleep(0.02), repeats=50, warmup=0, at_most_s=0.001)) == 2
+    assert len(call_ms(lambda: None, repeats=7, warmup=0, at_most_s=10.0)) == 7
 
 
 def test_peak_memory_sees_what_was_freed_again():

@@ -14,7 +14,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 
 
-@pytest.fixture(scope="module", params=["gpt2", "bert"])
+@pytest.fixture(scope="module", params=["gpt2", pytest.param("bert", marks=pytest.mark.slow)])
 def outcomes(request, tmp_path_factory) -> dict[str, dict]:
     folder = tmp_path_factory.mktemp(f"fsdp-{request.param}")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
