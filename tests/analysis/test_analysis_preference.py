@@ -18,7 +18,7 @@ from analysis.gallery import frames, pictures
 from analysis.stats import Ledger
 from analysis.tables import WIDTH, latex_escape, latex_table, terminal_table
 from raydistill.errors import RunDirectoryError
-from raydistill.records import SCORES, read_scores, write_json
+from raydistill.records import SCORES, read_scores
 
 FEW = {"selectors": ("fisher", "uniform", "tail", "random"), "trials": 9, "seeds": 3, "users": 60, "items": 120,
        "draws": 2, "epochs": 2}  # fmt: skip
