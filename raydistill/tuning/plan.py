@@ -41,9 +41,16 @@ class Plan:
         """Return the plan of a sweep; of a pretrained teacher it reads the configuration, not the weights.
 
         Raises:
-            ConfigError: The search is too small to find what confirm is to train in every stratum.
+            ConfigError: The teacher has one layer, or the search is too small to find what confirm is to train in
+                every stratum.
         """
         workload = task_of(sweep).workload(sweep, data)
+        if workload.n_layers < 2:
+            raise ConfigError(
+                "the teacher has one layer, of which no smaller student can be made",
+                where="teacher.layers" if sweep.teacher.pretrained is None else "teacher.pretrained",
+                mend="use a deeper teacher; `python -m raydistill teacher` trains one of any depth alone",
+            )
         chosen, layers = arms(sweep), strata(sweep, workload.n_layers)
         _check_trials(sweep, layers)
         return cls(sweep, chosen, layers, workload.n_layers, estimate(sweep, chosen, layers, workload))

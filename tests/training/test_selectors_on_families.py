@@ -7,8 +7,10 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from evidence_zoo import EncoderDecoder, decoder_batch, decoder_logits
 
-from raydistill.models import FAMILIES, blocks, build_recommender, skip_layers
+from raydistill.config.expand import n_student_layers
+from raydistill.models import FAMILIES, blocks, build_recommender, keep_layers, skip_layers
 from raydistill.selectors import KINDS, SELECTORS
 from raydistill.training.calibration import CalibrationBatch
 from raydistill.training.evidence import measure_evidence
@@ -59,3 +61,26 @@ def test_student_is_the_teacher_with_the_other_blocks_skipped(name, family):
             assert torch.equal(last_logits(student, batch), last_logits(model, batch))
     for kind, array in evidence.values.items():
         np.testing.assert_array_equal(array, before[kind])
+
+
+@pytest.mark.parametrize("name", ["fisher", "attention", "gradient", "block_influence", "greedy", "uniform", "tail"])
+def test_each_stack_of_an_encoder_decoder_keeps_its_own_ratio_of_its_own_best_blocks(name):
+    model, batch = EncoderDecoder().eval(), decoder_batch(4)
+    selector, params = SELECTORS[name], SELECTORS[name].params_type()
+    layer_map, skipped = {}, {}
+    for stack, keep_ratio in (("encoder", 1 / 2), ("decoder", 2 / 3)):
+        n_teacher = len(blocks(model.backbone, stack))
+        evidence = measure_evidence(model, [[batch]], decoder_logits, selector.needs(params), seed=0, stack=stack)
+        n_student = n_student_layers(keep_ratio, n_teacher)
+        kept = selector.select(
+            evidence.values, n_student, n_teacher=n_teacher, params=params, generator=np.random.default_rng(0)
+        )
+        layer_map[stack] = list(kept)
+        skipped[stack] = [i for i in range(n_teacher) if i not in kept]
+    assert [len(kept) for kept in layer_map.values()] == [1, 2]
+    student = EncoderDecoder().eval()
+    student.load_state_dict(model.state_dict())
+    student.backbone = keep_layers(student.backbone, layer_map)
+    assert (student.backbone.config.num_layers, student.backbone.config.num_decoder_layers) == (1, 2)
+    with torch.no_grad(), skip_layers(model.backbone, skipped):
+        assert torch.equal(decoder_logits(student, batch), decoder_logits(model, batch))

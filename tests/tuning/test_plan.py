@@ -116,6 +116,12 @@ def test_more_at_once_takes_less_time_and_more_memory(plan_of):
     assert four.memory_bytes > one.memory_bytes
 
 
+def test_a_teacher_of_one_layer_is_refused_before_it_is_trained(plan_of):
+    with pytest.raises(ConfigError, match="one layer") as caught:
+        plan_of("teacher.layers=1", "search.space.keep_ratio={choice: [1.0]}")
+    assert caught.value.where == "teacher.layers"
+
+
 def test_the_speed_of_this_machine_is_a_number_of_operations(monkeypatch):
     monkeypatch.undo()
     assert 1e7 < estimate_module._operations_per_second() < 1e14
