@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.figures.names import metric_axis
 from analysis.figures.style import arm_colour, arm_name, escape, finish, keep_name, label_ends, new, styled
@@ -24,9 +25,12 @@ def _lines(panel: Axes, part: pd.DataFrame, x: str, strong: set[str]) -> None:
         ends.append(float(line["mean"].iloc[-1]))
         reach.append(float(line[x].iloc[-1]))
         arms.append(arm)
-    span = float(part[x].max() - part[x].min()) or 1.0
-    panel.set_xlim(part[x].min() - 0.04 * span, part[x].max() + 0.02 * span)
-    label_ends(panel, reach, ends, arms, at=part[x].max() + 0.08 * span)
+    low, high = float(part[x].min()), float(part[x].max())
+    if low == high:
+        low, high = low - 0.5, high + 0.5  # one epoch: points in the middle
+    span = high - low
+    panel.set_xlim(low - 0.04 * span, high + 0.02 * span)
+    label_ends(panel, reach, ends, arms, at=high + 0.08 * span)
 
 
 @styled
@@ -63,7 +67,7 @@ def _by_stratum(lines: pd.DataFrame, x: str, words: tuple[str, str], strong: tup
         _lines(panel, lines[lines["keep_ratio"] == ratio], x, set(strong))
         panel.set_title(keep_name(ratio))
         panel.set_xlabel(words[0])
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes[0, 0].set_ylabel(words[1])
     return finish(figure, note)
 

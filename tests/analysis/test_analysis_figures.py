@@ -98,6 +98,7 @@ CASES = {
         rows(arm=["tail"] * 2, keep_ratio=[0.5] * 2, layer=[0, 1], share=[1.0, 0.0]), note=NOTE
     ),
     "training": lambda: curves.training_curves(LINES, metric="ndcg@10", note=NOTE),
+    "one epoch": lambda: curves.training_curves(LINES.query("epoch == epoch.min()"), metric="ndcg@10", note=NOTE),
     "budget": lambda: curves.budget_curves(LINES.rename(columns={"epoch": "budget"}), metric="ndcg@10", note=NOTE),
     "roc": lambda: curves.roc_curves(
         rows(arm=["tail"] * 2, keep_ratio=0.5, false_positive=[0.0, 1.0], mean=[0.0, 1.0], low=0.0, high=1.0, auc=0.5),
