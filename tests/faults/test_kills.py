@@ -18,32 +18,25 @@ def stamps(sweep: SweepProcess) -> dict[str, tuple[bytes, int]]:
     return {path.parent.name: (path.read_bytes(), path.stat().st_mtime_ns) for path, _ in sweep.run.records()}
 
 
-def assert_continues(reference, sweep: SweepProcess) -> None:
-    """Run the same command again: what was finished is untouched, and the end is that of an undisturbed sweep."""
-    before = stamps(sweep)
-    again = SweepProcess(sweep.run.root, reference.storage)
-    again.finish()
-    after = stamps(again)
-    assert {name: after[name] for name in before} == before
-    assert facts(sweep.run.root) == reference.facts
-
-
-def test_the_driver_is_killed_while_the_teacher_is_trained(reference, tmp_path):
+def test_the_driver_is_killed_in_each_phase(reference, tmp_path):
+    """Killed while the teacher is trained, then among the trials of either phase: what was finished is untouched."""
     sweep = SweepProcess(tmp_path / "run", reference.storage)
     sweep.kill_when(lambda: sweep.files("ray/train/teacher-*/checkpoint_*/state.json"))
     assert not sweep.files("teacher/*/history.json")
-    assert_continues(reference, sweep)
+    before = {}
+    for phase in ("search", "confirm"):
+        again = SweepProcess(sweep.run.root, reference.storage)
+        again.kill_when(lambda again=again, phase=phase: again.phases(phase))
+        found = stamps(again)
+        assert {name: found[name] for name in before} == before
+        assert len(before) < len(found) < len(reference.facts)
+        before = found
+    last = SweepProcess(sweep.run.root, reference.storage)
+    last.finish()
+    after = stamps(last)
+    assert {name: after[name] for name in before} == before
+    assert facts(sweep.run.root) == reference.facts
     assert not sweep.files("ray/train/*")
-
-
-@pytest.mark.parametrize("phase", ["search", "confirm"])
-def test_the_driver_is_killed_among_trials(reference, tmp_path, phase):
-    without = ("trials", "studies", "report")
-    sweep = SweepProcess(reference.copy(tmp_path / "run", without=without), reference.storage)
-    sweep.kill_when(lambda: sweep.phases(phase))
-    finished = len(list(sweep.run.records()))
-    assert 0 < finished < len(reference.facts)
-    assert_continues(reference, sweep)
 
 
 def test_a_trials_process_is_killed_in_mid_training(reference, tmp_path):
