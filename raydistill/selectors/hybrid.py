@@ -7,7 +7,8 @@ mixing normalized criteria is common practice in pruning.
 
 Formula: ``S_l = sum_k w_k N(s_k)_l / sum_k w_k``; ``normalize`` chooses N, applied to each replicate alone:
 ``min_max``: ``(s - min) / (max - min)``; ``rank``: average ranks scaled to 0..1; ``share``: ``s / sum(s)``.
-A kind that is the same for all layers says nothing and counts as zero for all of them.
+A kind that is the same for all layers says nothing and counts as zero for all of them. ``contiguous``, which scores
+runs of blocks, takes part with its runs of one block.
 
 Symbols: l = block, k = evidence kind, w_k = its weight, s_k = its scores over the layers.
 
@@ -25,7 +26,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from raydistill.errors import EvidenceError
-from raydistill.selectors.base import LAYER_KINDS, STRICT, Choice, Selector, ranked
+from raydistill.selectors.base import KINDS, STRICT, Choice, Selector, ranked
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ class HybridParams:
     __pydantic_config__ = STRICT
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.weights) - set(LAYER_KINDS))
+        unknown = sorted(set(self.weights) - set(KINDS))
         if unknown:
-            raise ValueError(f"unknown kinds {unknown} in weights; there is: {', '.join(LAYER_KINDS)}")
+            raise ValueError(f"unknown kinds {unknown} in weights; there is: {', '.join(KINDS)}")
         values = list(self.weights.values())
         if not values or min(values) < 0 or not np.isfinite(values).all() or sum(values) <= 0:
             raise ValueError("weights must be finite, none below zero and at least one above it")
@@ -59,7 +60,14 @@ def scores(evidence, params: HybridParams):
     """
     kinds = needs(params)
     total = sum(params.weights[kind] for kind in kinds)
-    return sum(params.weights[kind] / total * normalized(evidence[kind], params.normalize, kind) for kind in kinds)
+    return sum(
+        params.weights[kind] / total * normalized(_by_layer(evidence[kind]), params.normalize, kind) for kind in kinds
+    )
+
+
+def _by_layer(scores: np.ndarray) -> np.ndarray:
+    """Return the scores of single layers, which of scores of runs are those of one block."""
+    return scores if scores.ndim == 2 else np.diagonal(scores, axis1=1, axis2=2)
 
 
 def normalized(scores: np.ndarray, rule: str, kind: str) -> np.ndarray:

@@ -29,6 +29,7 @@ VARIANTS = {
     "hybrid": [
         {"weights": {"taylor": 1.0, "leave_one_out": 2.0}, "normalize": "rank", "choose": "top_k_ends"},
         {"weights": {"fisher_mean": 0.5, "gradient": 0.0}, "normalize": "share"},
+        {"weights": {"contiguous": 0.5, "block_influence": 0.5}},
     ],
     "taylor": [{"form": "group"}, {"form": "block", "choose": "stratified"}],
     "tail": [{"drop": "first"}],

@@ -138,6 +138,14 @@ def test_hybrid_weights_count_by_their_ratio():
     np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
+def test_hybrid_takes_the_runs_of_one_block_of_contiguous():
+    runs = np.array([[[0.1, 9.0, 9.0], [0.0, 0.3, 9.0], [0.0, 0.0, 0.2]]])
+    selector = SELECTORS["hybrid"]
+    params = selector.params_type(weights={"contiguous": 3, "fisher": 1})
+    scores = selector.scores({"contiguous": runs, "fisher": np.array([[1.0, 0.0, 2.0]])}, params)
+    np.testing.assert_allclose(scores, [[0.75 * 0 + 0.25 * 0.5, 0.75 * 1 + 0, 0.75 * 0.5 + 0.25 * 1]])
+
+
 def test_hybrid_refuses_shares_of_negative_scores():
     with pytest.raises(EvidenceError, match="negative"):
         select(
@@ -145,9 +153,7 @@ def test_hybrid_refuses_shares_of_negative_scores():
         )
 
 
-@pytest.mark.parametrize(
-    "weights", [{}, {"fisher": -1, "attention": 2}, {"fisher": 0}, {"fishre": 1}, {"contiguous": 1}]
-)
+@pytest.mark.parametrize("weights", [{}, {"fisher": -1, "attention": 2}, {"fisher": 0}, {"fishre": 1}])
 def test_hybrid_refuses_weights_that_mix_nothing(weights):
     with pytest.raises(ValueError, match="weights"):
         SELECTORS["hybrid"].params_type(weights=weights)
