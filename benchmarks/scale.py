@@ -177,7 +177,7 @@ class Driver:
         with self.timed("write"):
             write_record(self.run.record_file(record.id), record)
         with self.timed("note"):
-            self.keeper.on_trial_complete(0, [], SimpleNamespace(trial_id=name))
+            self.keeper.on_trial_complete(0, [], SimpleNamespace(trial_id=name, last_result={}))
 
     def count(self, record: Record) -> None:
         """Count a trial that has ended, and show it."""
