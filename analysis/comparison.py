@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -23,16 +24,22 @@ COLUMNS = [
     *("difference", "low", "high", "relative", "relative_low", "relative_high", "p_value", "p_adjusted"),
     *("non_inferior", "p_non_inferior", "equivalent", "p_equivalent", "p_seeds", "p_users", "p_sign_flip"),
     *("effect_seeds", "effect_users", "detectable", "more_seeds", "unit", "n_replicates", "n_users"),
-    *("word", "sentence", "trials", "reference_trials"),
+    *("word", "sentence", "method_claim", "drawn", "trials", "reference_trials"),
 ]
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Two arms over the same teachers, seeds and users; each ``[seed, user]`` or ``[teacher, seed, user]``."""
+    """Two arms over the same teachers, seeds and users; each ``[seed, user]`` or ``[teacher, seed, user]``.
+
+    Attributes:
+        values, reference: The arms.
+        keys: ``(teacher_seed, seed)`` of the runs in them; runs of an arm that the other lacks are left out.
+    """
 
     values: np.ndarray
     reference: np.ndarray
+    keys: list[tuple[int, int]]
 
 
 def pair(arm: PerUser, reference: PerUser, *, reference_seedless: bool, arm_seedless: bool = False) -> Paired | None:
@@ -40,36 +47,46 @@ def pair(arm: PerUser, reference: PerUser, *, reference_seedless: bool, arm_seed
     (values, keys), (others, other_keys) = arm.by_seed(), reference.by_seed()
     ours, theirs = dict(zip(keys, values, strict=True)), dict(zip(other_keys, others, strict=True))
     if arm_seedless and not reference_seedless:
-        wanted = list(theirs)
-        ours = {key: _of_teacher(ours, key) for key in wanted}
+        ours = _for_each(ours, list(theirs), arm)
     elif reference_seedless:
-        wanted = list(ours)
-        theirs = {key: _of_teacher(theirs, key) for key in wanted}
-    else:
-        wanted = [key for key in ours if key in theirs]
+        theirs = _for_each(theirs, list(ours), reference)
+    wanted = balanced([key for key in ours if key in theirs])
     if not wanted:
         return None
-    return Paired(_shaped(ours, wanted), _shaped(theirs, wanted))
+    return Paired(_shaped(ours, wanted), _shaped(theirs, wanted), wanted)
 
 
-def _of_teacher(rows: dict[tuple[int, int], np.ndarray], key: tuple[int, int]) -> np.ndarray:
-    same = [row for (teacher, _), row in rows.items() if teacher == key[0]]
-    return np.mean(same or list(rows.values()), axis=0)
+def _for_each(
+    rows: dict[tuple[int, int], np.ndarray], keys: list[tuple[int, int]], arm: PerUser
+) -> dict[tuple[int, int], np.ndarray]:
+    """Return the one result of a seedless arm for every key: that of the key's teacher, or of all where it has none."""
+    no_teacher = arm.trials["teacher_seed"].isna().all()
+    found = {}
+    for key in keys:
+        same = [row for (teacher, _), row in rows.items() if no_teacher or teacher == key[0]]
+        if same:
+            found[key] = np.mean(same, axis=0)
+    return found
+
+
+def balanced(keys: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the keys ``(teacher_seed, seed)`` with as many seeds of every teacher as the poorest has, the first."""
+    teachers = sorted({teacher for teacher, _ in keys})
+    seeds = [[key for key in keys if key[0] == teacher] for teacher in teachers]
+    common = min(map(len, seeds), default=0)
+    return [key for s in seeds for key in s[:common]]
 
 
 def _shaped(rows: dict[tuple[int, int], np.ndarray], keys: list[tuple[int, int]]) -> np.ndarray:
-    teachers = sorted({teacher for teacher, _ in keys})
-    seeds = [[key for key in keys if key[0] == teacher] for teacher in teachers]
-    if len(teachers) == 1:
-        return np.stack([rows[key] for key in keys])
-    common = min(len(s) for s in seeds)
-    return np.stack([[rows[key] for key in s[:common]] for s in seeds])
+    stack, teachers = np.stack([rows[key] for key in keys]), len({teacher for teacher, _ in keys})
+    return stack if teachers == 1 else stack.reshape(teachers, -1, stack.shape[-1])
 
 
-def own_values(arm: PerUser) -> np.ndarray:
-    """Return an arm's values as ``[seed, user]``, or ``[teacher, seed, user]`` for several teachers."""
+def own_values(arm: PerUser) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """Return an arm's values as ``[seed, user]``, or ``[teacher, seed, user]`` for several teachers, and their keys."""
     values, keys = arm.by_seed()
-    return _shaped(dict(zip(keys, values, strict=True)), keys)
+    used = balanced(keys)
+    return _shaped(dict(zip(keys, values, strict=True)), used), used
 
 
 def best_simple(run: Run, keep_ratio: float) -> str | None:
@@ -96,7 +113,8 @@ def compare(
     ``difference`` and its interval are in the metric's unit, ``relative`` is the improvement as a share of the other
     arm's mean, positive where the arm is better, also where smaller values are better. ``p_value`` belongs to the
     interval (seeds and users are both random), ``p_adjusted`` is corrected over all arms of all strata, which are one
-    family. ``word`` and ``sentence`` are the verdict, ``trials`` the ids of the records behind a row.
+    family. ``word`` and ``sentence`` are the verdict; ``method_claim`` whether it is one about methods; ``drawn`` how
+    many random layer sets one of the arms is; ``trials`` the ids of the records behind a row.
     Sorted by stratum, best mean first.
 
     Args:
@@ -117,11 +135,12 @@ def compare(
             continue
         arms = {arm: run.per_user(arm, ratio, metric) for arm in run.arms() if arm != name}
         arms = {arm: values for arm, values in arms.items() if values is not None}
-        for one in _stratum(run, name, reference, arms, metric):
-            trials = arms[one.arm].trials
+        for one, keys in _stratum(run, name, reference, arms, metric):
+            own = arms[one.arm]
             found.append(one)
-            about.append({"keep_ratio": ratio, "kind": trials["kind"].iloc[0], "trials": list(trials["id"]),
-                          "reference_trials": list(reference.trials["id"])})  # fmt: skip
+            about.append({"keep_ratio": ratio, "kind": own.trials["kind"].iloc[0],
+                          "trials": own.ids_of(keys, seedless=one.arm in SEEDLESS),
+                          "reference_trials": reference.ids_of(keys, seedless=name in SEEDLESS)})  # fmt: skip
     if found:
         labels = [f"{c.arm}, {100 * a['keep_ratio']:g} % of layers kept" for c, a in zip(found, about, strict=True)]
         family = f"against {against or run.settings['reference']}"
@@ -134,10 +153,10 @@ def compare(
 
 def _stratum(
     run: Run, name: str, reference: PerUser, arms: dict[str, PerUser], metric: str | None
-) -> list[ArmComparison]:
-    """Return the comparisons of one stratum, not corrected yet; arms over the same seeds share resamples.
+) -> list[tuple[ArmComparison, list[tuple[int, int]]]]:
+    """Return the comparisons of one stratum, not corrected yet, each with its keys ``(teacher_seed, seed)``.
 
-    An arm that lost a seed is compared over the seeds that are left.
+    Arms over the same seeds share resamples; an arm that lost a seed is compared over the seeds that are left.
     """
     pairs: dict[str, Paired] = {}
     groups: dict[bytes, list[str]] = {}
@@ -148,11 +167,11 @@ def _stratum(
         if both is not None and not (alone and not run.task.is_mean_over_users(metric or run.settings["metric"])):
             pairs[arm] = both
             groups.setdefault(f"{both.values.shape}".encode() + both.reference.tobytes(), []).append(arm)
-    found: list[ArmComparison] = []
+    found = []
     settings = run.settings
     for members in groups.values():
         stack = np.stack([pairs[members[0]].reference, *(pairs[arm].values for arm in members)])
-        found += compare_arms(
+        compared = compare_arms(
             stack,
             [name, *members],
             reference=name,
@@ -161,6 +180,9 @@ def _stratum(
             margin=settings["margin"],
             level=settings["level"],
         )
+        for one in compared:
+            drawn = max(len(values.by_draw()) for values in (arms[one.arm], reference))
+            found.append((replace(one, drawn=drawn), pairs[one.arm].keys))
     return found
 
 
@@ -200,4 +222,6 @@ def _row(found: ArmComparison) -> dict:
         "n_users": found.difference.n_users,
         "word": str(verdict.word),
         "sentence": verdict.sentence,
+        "method_claim": verdict.method_claim,
+        "drawn": found.drawn,
     }

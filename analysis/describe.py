@@ -27,16 +27,20 @@ def counts(run: Run) -> pd.DataFrame:
     """Return planned and finished trials of every arm, by phase.
 
     Columns ``arm``, ``phase``, ``planned``, ``success``, ``stopped``, ``failed``, ``missing``; ``planned`` and
-    ``missing`` are NaN where plan.json is missing.
+    ``missing`` are NaN where plan.json is missing. What confirm runs is settled when the search has ended; how many
+    trials it has is planned before, so a sweep that was cut off does not look complete.
     """
     rows = []
-    jobs = pd.Series([job["arm"] for job in run.plan.get("confirm", {}).get("jobs", [])], dtype=str).value_counts()
-    searched = {arm["name"]: arm.get("trials", 0) for arm in run.plan.get("arms", [])}
+    arms = run.plan.get("arms", [])
+    plan = {
+        "search": {arm["name"]: arm.get("trials", 0) for arm in arms},
+        "confirm": {arm["name"]: arm.get("confirm_trials", 0) for arm in arms},
+    }
     found = run.trials.groupby(["arm", "phase", "status"]).size()
     for phase in ("search", "confirm"):
         for arm in run.arms():
             done = {status: int(found.get((arm, phase, status), 0)) for status in ("success", "stopped", "failed")}
-            planned = searched.get(arm, 0) if phase == "search" else int(jobs.get(arm, 0))
+            planned = plan[phase].get(arm, 0)
             if not planned and not sum(done.values()):
                 continue
             known = float(planned) if run.plan else np.nan

@@ -143,6 +143,5 @@ def lists(run: Run, arms: Iterable[str]) -> pd.DataFrame:
 
 def _overlap(run: Run, own: PerUser, teacher: PerUser) -> float:
     best = {seed: run.top(i) for seed, i in zip(teacher.trials["teacher_seed"], teacher.trials["id"], strict=True)}
-    first = next(iter(best.values()))
-    found = zip(own.trials["teacher_seed"], own.trials["id"], strict=True)
-    return float(np.mean([top_k_overlap(run.top(i), best.get(seed, first)).mean() for seed, i in found]))
+    found = [(seed, i) for seed, i in zip(own.trials["teacher_seed"], own.trials["id"], strict=True) if seed in best]
+    return float(np.mean([top_k_overlap(run.top(i), best[seed]).mean() for seed, i in found])) if found else np.nan

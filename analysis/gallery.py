@@ -94,10 +94,8 @@ def picture(name: str, figure: Figure, table: str | None, *, file_name: str | No
 
 def confirmed_note(results: Results, what: str) -> str:
     """Return the line under a figure of confirmed results: data, users, seeds, and what the interval is."""
-    rows = results.main[~results.main["arm"].isin(["teacher", "popularity"])]
-    seeds = int(rows["n_seeds"].max()) if len(rows) else 1
-    teachers = int(results.run.confirmed()["teacher_seed"].dropna().nunique()) or 1
-    over = f"{seeds} seed{'s' if seeds != 1 else ''}" + (f" over {teachers} teachers" if teachers > 1 else "")
+    teachers, seeds = results.breadth
+    over = f"{seeds} seed{'s' if seeds != 1 else ''}" + (f" of each of {teachers} teachers" if teachers > 1 else "")
     return note(results, f"{results.run.users():,} users", over, what)
 
 

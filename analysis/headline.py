@@ -65,6 +65,10 @@ def _selectors(results: Results, ratio: float) -> str | None:
     rows = _part(results.reference, ratio)
     rows = rows[rows["kind"] == "selector"]
     where = f"With {100 * ratio:g} % of the layers kept"
+    if len(rows) and (rows["drawn"] > 0).all():
+        sets = int(rows["drawn"].iloc[0])
+        return f"{where} selectors stand against {sets} random layer set{'s' if sets > 1 else ''}, which is no method."
+    rows = rows[rows["drawn"] == 0]
     if rows.empty:
         return f"{where} there is no selector to compare with {reference} yet."
     if (rows["unit"] == "users").all():
@@ -105,7 +109,7 @@ def _kept(results: Results, ratio: float) -> str | None:
     )
     if (rows["unit"] == "users").all():
         return f"At {100 * ratio:g} %, of the models that were trained, {kept}."
-    held = rows[rows["non_inferior"].astype(bool)]
+    held = rows[rows["non_inferior"].astype(bool) & rows["method_claim"].astype(bool)]
     if len(held) == len(rows) and len(held) > 1:
         return f"At {100 * ratio:g} %, every student loses less than {margin} to the teacher, if anything; {kept}."
     if len(held):
@@ -120,7 +124,7 @@ def _free(results: Results) -> str | None:
     rows = results.teacher
     if rows.empty:
         return None
-    rows = rows[rows["non_inferior"].astype(bool) & (rows["unit"] != "users")]
+    rows = rows[rows["non_inferior"].astype(bool) & rows["method_claim"].astype(bool)]
     for ratio in results.run.strata():
         part = _part(rows, ratio)
         plain = [arm for arm in CHEAP if arm in set(part["arm"])]
@@ -140,20 +144,19 @@ def _free(results: Results) -> str | None:
 
 def _scope(results: Results) -> str:
     """Return over how many seeds, users and teachers the answer holds."""
-    rows = results.main[~results.main["arm"].isin(["teacher", "popularity"])]
-    seeds = int(rows["n_seeds"].max()) if len(rows) else 0
-    teachers = int(results.run.confirmed()["teacher_seed"].dropna().nunique()) or 1
+    teachers, seeds = results.breadth
     pooled = not results.run.task.is_mean_over_users(results.run.settings["metric"])
     users = f"{results.run.users():,} users" + (" taken together" if pooled else "")
-    if seeds <= 1:
+    if seeds * teachers <= 1:
         return (
             f"One seed only: these are the models that were trained, over {users}; no claim about any method is made."
         )
     if teachers > 1:
-        return f"It holds over {teachers} independently trained teachers, {seeds // teachers} seeds each, and {users}."
+        each = f"{seeds} seed{'' if seeds == 1 else 's'} each"
+        return f"It holds over {teachers} independently trained teachers, {each}, and {users}."
     one = "all with one teacher: another teacher may rank selectors differently"
     # Runs that are missing or failed make arms of fewer seeds.
-    fewest = int(rows["n_seeds"].min())
+    fewest = int(results.main.loc[~results.main["arm"].isin(["teacher", "popularity"]), "n_seeds"].min())
     span = f"{seeds} seeds" if fewest == seeds else f"{fewest} to {seeds} seeds an arm"
     return f"It holds over {span} and {users}, {one}."
 

@@ -11,8 +11,8 @@ import pandas as pd
 from analysis import describe
 from analysis.comparison import SEEDLESS, best_simple, compare, own_values
 from analysis.errors import errors
-from analysis.run import Run
-from analysis.stats import Ledger, crossed_mean, place_in_draws
+from analysis.run import PerUser, Run
+from analysis.stats import CrossedMean, Ledger, crossed_mean, place_in_draws
 from analysis.tasks import share_kept
 
 
@@ -48,6 +48,16 @@ class Results:
         selectors = self.main[self.main["kind"] == "selector"]
         return {ratio: part["arm"].iloc[0] for ratio, part in selectors.groupby("keep_ratio")}
 
+    @property
+    def breadth(self) -> tuple[int, int]:
+        """How many teachers the selected students stand for, and how many seeds of each; 0 and 0 without students."""
+        rows = self.main[~self.main["arm"].isin(SEEDLESS)]
+        selected = rows[rows["kind"] == "selector"]
+        rows = selected if len(selected) else rows
+        if rows.empty:
+            return 0, 0
+        return int(rows["n_teachers"].min()), int((rows["n_seeds"] // rows["n_teachers"]).max())
+
     def shown(self) -> tuple[str, ...]:
         """Return the few arms that crowded figures show: the reference, the best, and the telling controls."""
         arms = {self.run.settings["reference"], *self.best_selector.values(), "teacher", "popularity", "scratch_kd"}
@@ -58,7 +68,7 @@ def conclude(run: Run) -> Results:
     """Return every comparison of a run directory; frames are empty where there is nothing to compare yet."""
     ledger = Ledger()
     reference = compare(run, ledger=ledger)
-    teacher = compare(run, "teacher", ledger=ledger)
+    teacher = reference if run.settings["reference"] == "teacher" else compare(run, "teacher", ledger=ledger)
     other = run.settings["reference"] != "uniform" and "uniform" in run.arms()
     uniform = compare(run, "uniform", ledger=ledger) if other else reference.head(0)
     simple = compare(run, "best simple", ledger=ledger, planned=False)
@@ -122,8 +132,9 @@ def _main(run: Run, reference: pd.DataFrame, teacher: pd.DataFrame) -> pd.DataFr
             own = run.per_user(arm, ratio)
             if own is None:
                 continue
-            mean = crossed_mean(own_values(own))
-            low, high = mean.interval(run.settings["level"])
+            values, keys = own_values(own)
+            mean = crossed_mean(values)
+            low, high = _interval(mean, own, run.settings["level"])
             rows.append(
                 {
                     "keep_ratio": ratio,
@@ -132,7 +143,8 @@ def _main(run: Run, reference: pd.DataFrame, teacher: pd.DataFrame) -> pd.DataFr
                     "mean": mean.estimate,
                     "low": low,
                     "high": high,
-                    "n_seeds": len(own.by_seed()[1]),
+                    "n_seeds": len(keys),
+                    "n_teachers": len({teacher for teacher, _ in keys}),
                     "unit": mean.unit,
                     **_found(teacher, arm, ratio, "share_of_teacher", share, arm == "teacher"),
                     **_found(reference, arm, ratio, "against_reference", float, arm == run.settings["reference"]),
@@ -140,11 +152,20 @@ def _main(run: Run, reference: pd.DataFrame, teacher: pd.DataFrame) -> pd.DataFr
                     **_cost(costs, arm, ratio),
                     **_speed_up(costs, arm, ratio),
                     "best_simple": arm == simple,
-                    "trials": list(own.trials["id"]),
+                    "trials": own.ids_of(keys),
                 }
             )  # fmt: skip
     frame = pd.DataFrame(rows, columns=list(rows[0]) if rows else ["keep_ratio", "arm", "kind", "mean"])
     return frame.sort_values(["keep_ratio", "mean"], ascending=[True, run.direction == "min"]).reset_index(drop=True)
+
+
+def _interval(mean: CrossedMean, own: PerUser, level: float) -> tuple[float, float]:
+    """Return the interval of an arm's mean; of random layers the wider one, over seeds or over the sets drawn."""
+    draws = own.by_draw()
+    half = mean.half_width(level)
+    if len(draws) > 1:
+        half = max(half, crossed_mean(draws).half_width(level))
+    return mean.estimate - half, mean.estimate + half
 
 
 def _found(frame: pd.DataFrame, arm: str, ratio: float, name: str, of: Callable[[float], float], own: bool) -> dict:
@@ -168,7 +189,7 @@ def _found(frame: pd.DataFrame, arm: str, ratio: float, name: str, of: Callable[
 
 def _verdict(reference: pd.DataFrame, arm: str, ratio: float) -> dict:
     part = reference[(reference["arm"] == arm) & np.isclose(reference["keep_ratio"].astype(float), ratio)]
-    names = ("word", "sentence", "p_adjusted")
+    names = ("word", "sentence", "method_claim", "p_adjusted")
     return {name: None if part.empty else part[name].iloc[0] for name in names}
 
 

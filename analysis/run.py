@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,24 @@ class PerUser:
         rows = [[i for i, key in enumerate(keys) if key == wanted] for wanted in unique]
         return np.stack([self.values[index].mean(axis=0) for index in rows]), unique
 
+    def by_draw(self) -> np.ndarray:
+        """Return ``Float64[draws, users]``, each draw of layers averaged over its runs; no rows without draws."""
+        draws = self.trials["draw"].to_numpy(dtype=float)
+        means = [self.values[draws == draw].mean(axis=0) for draw in np.unique(draws[~np.isnan(draws)])]
+        return np.stack(means) if means else self.values[:0]
+
+    def ids_of(self, keys: Sequence[tuple[int, int]], *, seedless: bool = False) -> list[str]:
+        """Return the ids of the runs behind some keys ``(teacher_seed, seed)``.
+
+        A seedless arm stands behind the keys of its teacher, and without a teacher (popularity) behind all.
+        """
+        if seedless and self.trials["teacher_seed"].isna().all():
+            return list(self.trials["id"])
+        teacher, seed = (self.trials[c].fillna(0).astype(int) for c in ("teacher_seed", "seed"))
+        wanted = {key[0] for key in keys} if seedless else set(keys)
+        found = teacher if seedless else list(zip(teacher, seed, strict=True))
+        return [identity for identity, key in zip(self.trials["id"], found, strict=True) if key in wanted]
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -44,7 +63,7 @@ class Evidence:
 
     Attributes:
         id: Identity of the evidence, the name of its folder.
-        teacher_seed: Seed that the teacher was trained from; 0 where no trial tells.
+        teacher_seed: Seed that the teacher was trained from; 0 where neither a trial nor the teacher's folder tells.
         about: ``evidence.json``.
         scores: ``scores.parquet``: ``selector``, ``replicate``, ``layer``, ``score``.
     """
@@ -256,6 +275,8 @@ class Run:
         """Return what was measured on each teacher's layers, by the seed that the teacher was trained from."""
         known = self.trials[["teacher", "teacher_seed"]].dropna().drop_duplicates("teacher")
         seeds = dict(zip(known["teacher"], known["teacher_seed"].astype(int), strict=True))
+        for history in (self.root / "teacher").glob("*/history.json"):  # of teachers that have no trial yet
+            seeds.setdefault(history.parent.name, int(json.loads(history.read_text())["seed"]))
         found = []
         for folder in sorted((self.root / "evidence").glob("*")):
             if (folder / "evidence.json").is_file() and (folder / "scores.parquet").is_file():

@@ -35,7 +35,7 @@ def summarize(results: Results) -> dict[str, Any]:
     settings = run.settings
     table = describe.counts(run)
     totals = {name: int(np.nansum(table[name])) for name in ("planned", "success", "stopped", "failed", "missing")}
-    students = results.main[~results.main["arm"].isin(["teacher", "popularity"])]
+    teachers, seeds = results.breadth
     return {
         "schema": SCHEMA,
         "sweep": run.name,
@@ -49,8 +49,8 @@ def summarize(results: Results) -> dict[str, Any]:
         "margin": settings["margin"],
         "level": settings["level"],
         "users": run.users(),
-        "seeds": int(students["n_seeds"].max()) if len(students) else 0,
-        "teachers": int(run.confirmed()["teacher_seed"].dropna().nunique()),
+        "seeds": teachers * seeds,
+        "teachers": teachers,
         "headline": headline(results),
         "strata": [_stratum(results, ratio) for ratio in run.strata()],
         "trials": totals,

@@ -153,8 +153,8 @@ def latex_table(stratum: dict[str, Any], summary: dict[str, Any]) -> str:
     for arm in stratum["arms"]:
         mean = f"{arm['mean']:.4f}"
         mean = rf"\textbf{{{mean}}}" if arm["mean"] == best and arm["arm"] not in ("teacher", "popularity") else mean
-        p_value = arm["p_adjusted"]
-        mark = r"$^{\dagger}$" if p_value is not None and p_value <= summary["level"] else ""
+        word = arm["verdict"]["word"] if arm["verdict"] else ""
+        mark = r"$^{\dagger}$" if word in ("better", "worse", "inferior") else ""
         cells = [
             latex_escape(arm_name(arm["arm"])),
             mean + mark,

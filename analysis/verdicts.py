@@ -27,7 +27,7 @@ class Verdict:
         arm: The arm.
         reference: The reference.
         word: The claim about the method; always "undecided" where only one replicate was trained.
-        models_word: The same rules read as a claim about the trained models; equals `word` for several replicates.
+        models_word: The same rules read as a claim about the trained models; equals `word` where that is a claim.
         sentence: The verdict in one sentence without a full stop, with the numbers behind it.
         method_claim: Whether `word` is a claim about a method.
     """
@@ -46,25 +46,27 @@ def judge(comparison: ArmComparison) -> Verdict:
     In this order, with improvement counted in the metric's own direction and every p-value corrected over its family:
 
     - better: the interval lies above no difference and the corrected test rejects;
-    - inferior: the same below, and the whole interval is below the margin: worse by more than the margin;
+    - inferior: the same below, and the corrected one-sided test says: by more than the margin;
     - worse: the same below;
     - equivalent: the two one-sided tests hold inside the margin on both sides;
     - non-inferior: the one-sided test holds against the margin;
     - undecided: none of these.
 
-    A single replicate supports no claim about the method, whatever its users say.
+    A single replicate supports no claim about the method, whatever its users say, and some random layer sets support
+    none about choosing at random: where a selector stands among them is asked elsewhere.
     """
     models_word = _word(comparison)
-    method_claim = comparison.difference.method_claim
-    word = models_word if method_claim else Word.UNDECIDED
-    if method_claim:
-        sentence = _sentence(comparison, word)
-    else:
+    word = models_word if comparison.method_claim else Word.UNDECIDED
+    sentence = _sentence(comparison, models_word)
+    if not comparison.difference.method_claim:
         sentence = (
             "no claim about the method can be made from one seed; "
-            f"these trained models, over {comparison.difference.n_users:,} users: {_sentence(comparison, models_word)}"
+            f"these trained models, over {comparison.difference.n_users:,} users: {sentence}"
         )
-    return Verdict(comparison.arm, comparison.reference, word, models_word, sentence, method_claim)
+    elif comparison.drawn:
+        sets = "layer set" if comparison.drawn == 1 else f"{comparison.drawn} layer sets"
+        sentence = f"no claim about random layers in general is made; the {sets} drawn: {sentence}"
+    return Verdict(comparison.arm, comparison.reference, word, models_word, sentence, comparison.method_claim)
 
 
 def improvement(comparison: ArmComparison) -> tuple[float, float, float]:
@@ -88,8 +90,7 @@ def _word(comparison: ArmComparison) -> Word:
     if rejected and low > 0:
         return Word.BETTER
     if rejected and high < 0:
-        beyond = comparison.ratio is not None and improvement(comparison)[2] < -comparison.margin
-        return Word.INFERIOR if beyond else Word.WORSE
+        return Word.INFERIOR if comparison.inferiority_p <= level else Word.WORSE
     if comparison.equivalence_p <= level:
         return Word.EQUIVALENT
     if comparison.non_inferiority_p <= level:
@@ -100,8 +101,7 @@ def _word(comparison: ArmComparison) -> Word:
 def _sentence(comparison: ArmComparison, word: Word) -> str:
     numbers = _numbers(comparison)
     against, margin = comparison.reference, _percent(comparison.margin)
-    inside = comparison.ratio is not None and max(map(abs, improvement(comparison)[1:])) < comparison.margin
-    small = f", by less than the margin of {margin}" if inside else ""
+    small = f", by less than the margin of {margin}" if comparison.equivalence_p <= comparison.level else ""
     return {
         Word.BETTER: f"better than {against}{small} ({numbers})",
         Word.WORSE: f"worse than {against}{small} ({numbers})",
@@ -115,7 +115,7 @@ def _sentence(comparison: ArmComparison, word: Word) -> str:
 def _remedy(comparison: ArmComparison) -> str:
     """Return what would resolve the effect that was asked about."""
     power, target = comparison.power, _percent(comparison.resolve)
-    if power is None or not comparison.difference.method_claim:
+    if power is None or not comparison.method_claim:
         return ""
     unit = "teacher" if comparison.difference.unit == "teachers" else "seed"
     if power.more is None:

@@ -49,6 +49,8 @@ class ArmComparison:
         user_effect: Effect size over users.
         non_inferiority: Test against the margin; None where the reference's mean is not above 0.
         non_inferiority_p: Its corrected p-value; NaN where there is none.
+        inferiority_p: Corrected p-value of "worse by more than the margin", the other side of the same test; NaN where
+            there is none.
         equivalence: TOST; None where the reference's mean is not above 0.
         equivalence_p: Its corrected p-value; NaN where there is none.
         power: What the data can resolve, asked about `resolve` of the reference's mean, at `level` divided by the
@@ -57,6 +59,8 @@ class ArmComparison:
         resolve: The relative effect that `power` is asked about.
         level: Error rate.
         margin: Relative margin.
+        drawn: Random layer sets that one of the two arms stands for, 0 where neither does. How they vary is in no
+            interval, so what is found is about these sets.
     """
 
     arm: str
@@ -76,12 +80,19 @@ class ArmComparison:
     user_effect: EffectSize
     non_inferiority: MarginTest | None
     non_inferiority_p: float
+    inferiority_p: float
     equivalence: MarginTest | None
     equivalence_p: float
     power: PowerAnalysis | None
     resolve: float
     level: float
     margin: float
+    drawn: int = 0
+
+    @property
+    def method_claim(self) -> bool:
+        """Return whether it supports a claim about methods, not only about the models that were trained."""
+        return self.difference.method_claim and not self.drawn
 
 
 def compare_arms(
@@ -179,6 +190,7 @@ def _tests(values: Floats, base: Floats, margin: float, direction: Direction, le
         "user_effect": user_effect_size(values, base, level=level),
         "non_inferiority": against_margin[0],
         "non_inferiority_p": np.nan,
+        "inferiority_p": np.nan,
         "equivalence": against_margin[1],
         "equivalence_p": np.nan,
         "power": None,
@@ -198,8 +210,10 @@ def correct_together(
     For a family that goes over several strata or groups of arms: call `compare_arms` for each without a ledger, and
     this once with all of them. What was corrected before is replaced, since the raw p-values are kept.
 
-    Difference, non-inferiority and equivalence are three families (Holm where planned, otherwise
-    Benjamini-Hochberg). The tests over seeds alone and users alone describe; they count as exploratory.
+    Difference, non-inferiority, inferiority and equivalence are families of their own (Holm where planned, otherwise
+    Benjamini-Hochberg). Comparisons that allow no claim about methods (one seed, random draws) are in families apart:
+    their p-values, tiny over many users, must not make room for others. The tests over seeds alone and users alone
+    describe; they count as exploratory.
 
     Args:
         comparisons: Comparisons, such as every arm in every stratum.
@@ -215,16 +229,25 @@ def correct_together(
     if len(set(labels)) != len(comparisons) or len(labels) != len(comparisons):
         raise ValueError(f"labels {labels} must be different, one for each of {len(comparisons)} comparisons")
     ledger = Ledger() if ledger is None else ledger
+    claims = [one.method_claim for one in comparisons]
 
     def enter(kind: str, p_values: list[float], is_planned: bool) -> list[float]:
-        tests = dict(zip(labels, p_values, strict=True))
-        return list(ledger.enter(f"{family}: {kind}", tests, planned=is_planned).values())
+        adjusted = [float("nan")] * len(p_values)
+        for claim, name in ((True, f"{family}: {kind}"), (False, f"{family}, these models only: {kind}")):
+            rows = [i for i in range(len(claims)) if claims[i] == claim]
+            if rows:
+                tests = {labels[i]: p_values[i] for i in rows}
+                for i, value in zip(rows, ledger.enter(name, tests, planned=is_planned).values(), strict=True):
+                    adjusted[i] = value
+        return adjusted
 
     def margin_p(test: MarginTest | None) -> float:
         return float("nan") if test is None else test.p_value
 
     difference = enter("difference", [one.difference.p_value for one in comparisons], planned)
-    non_inferior = enter("non-inferiority", [margin_p(one.non_inferiority) for one in comparisons], planned)
+    against_margin = [margin_p(one.non_inferiority) for one in comparisons]
+    non_inferior = enter("non-inferiority", against_margin, planned)
+    inferior = enter("inferiority", [1 - p_value for p_value in against_margin], planned)
     equivalent = enter("equivalence", [margin_p(one.equivalence) for one in comparisons], planned)
     enter("t over seeds", [one.seeds_t.p_value for one in comparisons], False)
     enter("t over users", [one.users_t.p_value for one in comparisons], False)
@@ -234,8 +257,9 @@ def correct_together(
             one,
             adjusted_p=difference[i],
             non_inferiority_p=non_inferior[i],
+            inferiority_p=inferior[i],
             equivalence_p=equivalent[i],
-            power=_power(one, len(comparisons)),
+            power=_power(one, claims.count(claims[i])),
         )
         for i, one in enumerate(comparisons)
     )

@@ -62,7 +62,7 @@ class Plan:
 
     def content(self, dealer: Dealer | None = None) -> dict[str, Any]:
         """Return the content of ``plan.json``; with the confirm jobs once the search has settled them."""
-        sweep = self.sweep
+        sweep, confirm = self.sweep, n_confirm(self.sweep, self.arms, len(self.strata))
         return {
             "sweep": sweep.name,
             "task": sweep.task,
@@ -72,6 +72,7 @@ class Plan:
                     "kind": arm.kind,
                     "trials": arm.has_study * sweep.search.trials,
                     "epochs": arm.has_study * sweep.search.trials * sweep.training.epochs,
+                    "confirm_trials": confirm[arm.name],
                 }
                 for arm in self.arms
             ],

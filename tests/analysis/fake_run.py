@@ -10,6 +10,7 @@ can be mistaken for a result.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -332,9 +333,10 @@ class Builder:
 
     def write_plan(self) -> None:
         plan, searched = self.plan, self.searched()
+        confirmed = Counter(job["arm"] for job in self.jobs())
         arms = [
             {"name": a, "kind": "control" if a in CONTROLS else "selector",
-             "trials": plan.trials if a in searched else 0, "epochs": plan.epochs}
+             "trials": plan.trials if a in searched else 0, "epochs": plan.epochs, "confirm_trials": confirmed[a]}
             for a in (*plan.selectors, *plan.controls)
         ]  # fmt: skip
         write_json(

@@ -13,12 +13,11 @@ from analysis.tasks import TASKS
 SETTINGS = {"metric": "ndcg@10", "reference": "uniform", "margin": 0.02, "level": 0.05}
 
 
-def run(*, teachers: int = 1, trials: int = 9) -> SimpleNamespace:
-    confirmed = pd.DataFrame({"teacher_seed": list(range(teachers))})
+def run(*, trials: int = 9) -> SimpleNamespace:
     return SimpleNamespace(
         settings=SETTINGS, plan={}, task=TASKS["next_item"],
         trials=pd.DataFrame({"status": ["success"] * trials, "arm": "fisher", "phase": "search"}),
-        refused=pd.DataFrame(), strata=lambda: [0.5], users=lambda: 1234, confirmed=lambda: confirmed,
+        refused=pd.DataFrame(), strata=lambda: [0.5], users=lambda: 1234,
         arms=lambda: ["fisher", "uniform"],
     )  # fmt: skip
 
@@ -28,14 +27,19 @@ def arm(name: str, word: str, relative: float, *, kind: str = "selector", non_in
         "arm": name, "kind": kind, "keep_ratio": 0.5, "word": word, "relative": relative, "mean": 0.1 * (1 + relative),
         "relative_low": relative - 0.01, "relative_high": relative + 0.01,
         "difference": 0.1 * relative, "low": relative - 0.01, "high": relative + 0.01,
-        "non_inferior": non_inferior, "detectable": 0.03, "unit": "seeds", "reference_mean": 0.1, **more,
+        "non_inferior": non_inferior, "detectable": 0.03, "unit": "seeds", "reference_mean": 0.1,
+        "method_claim": more.get("unit") != "users", "drawn": 0, **more,
     }  # fmt: skip
 
 
 def said(reference: list[dict], teacher: list[dict], *, seeds: int = 5, teachers: int = 1) -> str:
     main = pd.DataFrame([{"arm": r["arm"], "kind": r["kind"], "keep_ratio": 0.5, "n_seeds": seeds} for r in reference])
     results = SimpleNamespace(
-        run=run(teachers=teachers), main=main, reference=pd.DataFrame(reference), teacher=pd.DataFrame(teacher)
+        run=run(),
+        main=main,
+        breadth=(teachers, seeds // teachers),
+        reference=pd.DataFrame(reference),
+        teacher=pd.DataFrame(teacher),
     )
     return " ".join(headline(results))
 
@@ -100,6 +104,22 @@ def test_one_seed_makes_no_claim_about_a_method():
     assert "is free" not in text
     assert "of the models that were trained" in text
     assert "better than uniform" not in text
+
+
+def test_an_arm_of_one_seed_or_of_random_draws_holds_nothing():
+    rows = [
+        arm("fisher", "undecided", 0.0, non_inferior=True, unit="users"),
+        arm("random", "undecided", 0.0, non_inferior=True, method_claim=False, drawn=3),
+        arm("tail", "non-inferior", 0.0, non_inferior=True),
+    ]
+    text = said([arm("fisher", "undecided", 0.0), arm("random", "undecided", 0.0, drawn=3)], [*rows, POPULAR])
+    assert "drop the last loses less than 2 % to the teacher" in text
+    assert "1 of 1 is not shown" in text
+
+
+def test_random_layers_as_reference_are_no_method():
+    text = said([arm("fisher", "undecided", 0.0, drawn=3)], [POPULAR])
+    assert "selectors stand against 3 random layer sets, which is no method" in text
 
 
 def test_several_teachers_are_counted():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scikit_posthocs import posthoc_nemenyi_friedman
@@ -258,11 +260,23 @@ def test_compare_arms_holds_every_test_and_counts_it():
     ledger = Ledger()
     found = compare_arms(values, list("rabcd"), reference="r", metric="ndcg@10", ledger=ledger, n_flips=500)
     assert [c.arm for c in found] == list("abcd")
-    assert ledger.counts() == {"planned": 12, "exploratory": 12, "not_run": 0, "total": 24}
+    assert ledger.counts() == {"planned": 16, "exploratory": 12, "not_run": 0, "total": 28}
     assert [c.adjusted_p for c in found] == pytest.approx(holm([c.difference.p_value for c in found]))
     assert found[0].difference.estimate == pytest.approx((values[1] - values[0]).mean())
     assert found[0].seeds_t.p_value == pytest.approx(stats.ttest_rel(values[1].mean(1), values[0].mean(1)).pvalue)
     assert found[1].non_inferiority_p > 0.9
+    assert [c.inferiority_p for c in found] == pytest.approx(holm([1 - c.non_inferiority.p_value for c in found]))
+
+
+def test_what_allows_no_claim_makes_no_room_for_others():
+    values = simulated(np.random.default_rng(9), shifts=[0, 0.2, 0.05, 0, 0])
+    plain = compare_arms(values, list("rabcd"), reference="r", metric="m", n_flips=100)
+    alone = [replace(plain[0], drawn=3), *plain[1:]]
+    ledger = Ledger()
+    found = correct_together(alone, family="all", ledger=ledger)
+    assert [c.adjusted_p for c in found[1:]] == pytest.approx(holm([c.difference.p_value for c in plain[1:]]))
+    assert found[0].adjusted_p == pytest.approx(plain[0].difference.p_value)
+    assert {row["family"] for row in ledger.rows()} >= {"all: difference", "all, these models only: difference"}
 
 
 def test_strata_are_corrected_as_one_family():
@@ -272,7 +286,7 @@ def test_strata_are_corrected_as_one_family():
     together = [*strata[0], *strata[1]]
     found = correct_together(together, family="all", labels=["a 25 %", "b 25 %", "a 50 %", "b 50 %"], ledger=ledger)
     assert [c.adjusted_p for c in found] == pytest.approx(holm([c.difference.p_value for c in together]))
-    assert ledger.counts()["planned"] == 12
+    assert ledger.counts()["planned"] == 16
     assert found[0].power.level == pytest.approx(0.05 / 4)
     assert found[0].power.detectable > together[0].power.detectable
     explored = correct_together(strata[0], family="all", planned=False)

@@ -108,6 +108,14 @@ def test_one_seed_makes_no_claim_about_the_method():
     assert "over 50 users: better than uniform" in verdict.sentence
 
 
+def test_random_layer_sets_make_no_claim_about_choosing_at_random():
+    verdict = judge(replace(compared(0.1), drawn=3))
+    assert (verdict.word, verdict.models_word, verdict.method_claim) == (Word.UNDECIDED, Word.BETTER, False)
+    assert verdict.sentence.startswith(
+        "no claim about random layers in general is made; the 3 layer sets drawn: better"
+    )
+
+
 def test_an_interval_alone_is_not_enough_when_the_correction_takes_it_back():
     comparison = compared(0.1)
     assert judge(replace(comparison, adjusted_p=0.2)).word != Word.BETTER
@@ -146,4 +154,17 @@ def test_equivalence_is_seldom_claimed_of_an_arm_worse_by_the_margin(n):
             np.stack([reference, arm]), ["r", "a"], reference="r", metric="m", n_resamples=100, n_flips=100
         )[0]
         claims += judge(one).word in (Word.EQUIVALENT, Word.NON_INFERIOR)
+    assert stats.binomtest(claims, n).proportion_ci(0.99, method="exact").low <= 0.05
+
+
+@pytest.mark.parametrize("n", [60, pytest.param(1000, marks=pytest.mark.slow)])
+def test_of_many_arms_worse_by_the_margin_none_is_often_called_worse_by_more(n):
+    rng = np.random.default_rng(3)
+    claims = 0
+    for _ in range(n):
+        reference = 0.5 + 0.1 * rng.standard_normal((1, 30)) + 0.005 * rng.standard_normal((5, 1))
+        noise = 0.002 * rng.standard_normal((10, 5, 1)) + 0.002 * rng.standard_normal((10, 5, 30))
+        values = np.concatenate([reference[None], 0.98 * reference + noise])
+        found = compare_arms(values, list("rabcdefghij"), reference="r", metric="m", n_resamples=100, n_flips=100)
+        claims += any(judge(one).word == Word.INFERIOR for one in found)
     assert stats.binomtest(claims, n).proportion_ci(0.99, method="exact").low <= 0.05

@@ -84,6 +84,8 @@ def test_the_content_names_arms_budgets_and_every_confirm_job(plan_of):
         {"n_student_layers": 2, "keep_ratio": 0.25},
         {"n_student_layers": 4, "keep_ratio": 0.5},
     ]
+    confirms = Counter(record.arm for record in records if record.phase == "confirm")
+    assert {arm["name"]: arm["confirm_trials"] for arm in before["arms"]} == dict(confirms)
     confirmed = {record.id for record in records if record.phase == "confirm"}
     assert {job["id"] for job in content["confirm"]["jobs"]} == confirmed
     assert content["confirm"]["seeds"] == [1, 2]
