@@ -34,13 +34,8 @@ def arm(name: str, word: str, relative: float, *, kind: str = "selector", non_in
 
 def said(reference: list[dict], teacher: list[dict], *, seeds: int = 5, teachers: int = 1) -> str:
     main = pd.DataFrame([{"arm": r["arm"], "kind": r["kind"], "keep_ratio": 0.5, "n_seeds": seeds} for r in reference])
-    results = SimpleNamespace(
-        run=run(),
-        main=main,
-        breadth=(teachers, seeds // teachers),
-        reference=pd.DataFrame(reference),
-        teacher=pd.DataFrame(teacher),
-    )
+    frames = {"main": main, "reference": pd.DataFrame(reference), "teacher": pd.DataFrame(teacher)}
+    results = SimpleNamespace(run=run(), breadth=(teachers, seeds // teachers), **frames)
     return " ".join(headline(results))
 
 
