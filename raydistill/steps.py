@@ -103,7 +103,9 @@ def distill(resources: Resources, wanted: Wanted, output: Path) -> int:
         if record.status == "failed":
             raise TrialDivergedError(record.error, where=str(output / RECORD))
         write_student(sweep, trial.model, output / RECORD, record, resources.run, output)
-    print(f"test {metric} {record.test[metric]:.4f}; the student is in {output}")
+    # A metric may be defined in validation alone.
+    measured = f"test {metric} {record.test[metric]:.4f}; " if metric in record.test else ""
+    print(f"{measured}the student is in {output}")
     return 0
 
 

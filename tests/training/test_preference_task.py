@@ -14,13 +14,14 @@ from text_job_zoo import METRIC, prepared_text, text_resources
 from transformers import Qwen2Config
 
 from raydistill.config import cache_identity, params
-from raydistill.errors import ConfigError, CorruptArtifactError
+from raydistill.errors import ConfigError, CorruptArtifactError, DataError
 from raydistill.losses import LossWeights
-from raydistill.records import read_scores
+from raydistill.records import read_record, read_scores
 from raydistill.seeding import stream_seed
+from raydistill.training.card import model_card
 from raydistill.training.class_cache import ClassCache
 from raydistill.training.objective import ClassObjective
-from raydistill.training.tasks import PREFERENCE
+from raydistill.training.tasks import PREFERENCE, refusals
 from raydistill.training.text_dataset import TextDataset, TextGroup
 from raydistill.training.trial import Trial
 from raydistill.tuning.job import Job
@@ -67,6 +68,62 @@ def test_metrics_of_a_record_are_those_of_its_stored_scores(resources, teacher):
         with torch.no_grad():
             logits = model.logits(model.hidden(batch.input_ids, batch.attention_mask))
         assert float(logits.softmax(-1)[0, 1]) == pytest.approx(float(expected), abs=1e-5)
+
+
+def one_by_one(folder, metric: str, objective: str, run: str):
+    """Return the sweep in which each user's list has one item with a label."""
+    return text_resources(
+        folder,
+        "data.split=leave_one_out",
+        f"search.objectives={{{objective}: max, backbone_parameters: min}}",
+        f"analysis.metric={metric}",
+        run=run,
+    )
+
+
+def test_lists_of_one_labelled_item_are_trained_on_and_measured_by_what_is_defined(resources):
+    leaving = one_by_one(resources.run.root.parent, "user_accuracy", "auc", "leave_one_out")
+    prepared = prepared_text(leaving)
+    trial, record, rows = run(spec_of(leaving, prepared, "tail", temperature=2.0), leaving)
+    assert record.status == "success"
+    assert read_record(leaving.run.record_file(trial.id)) == record
+    for found in (record.validation, record.test, rows[0], prepared.validation, prepared.popularity):
+        assert {"auc", "user_accuracy", "ndcg@10"} <= set(found)
+        assert "user_auc" not in found
+    text = model_card(leaving.sweep, record, signature(leaving.sweep, leaving.data))
+    assert "user_auc" not in text
+    assert "| user_accuracy |" in text
+    _, popular, _ = run(whole_model(leaving, prepared, "popularity"), leaving)
+    assert set(popular.test) == set(record.test)
+
+
+@pytest.mark.parametrize(
+    ("metric", "objective", "key"),
+    [("user_auc", "auc", "analysis.metric"), ("user_accuracy", "user_auc", "search.objectives")],
+)
+def test_a_metric_that_no_list_defines_is_refused_before_anything_is_trained(resources, metric, objective, key):
+    asked = one_by_one(resources.run.root.parent, metric, objective, "refused")
+    with pytest.raises(DataError, match="user_auc is defined for no user: under the split leave_one_out") as caught:
+        _ = asked.data
+    assert caught.value.where == key
+    assert "validation" in caught.value.what
+    for hint in ("user_time", "user_accuracy", "ndcg@10"):
+        assert hint in caught.value.mend
+    assert ("pr_auc" in caught.value.mend) == (key == "search.objectives")
+
+
+def test_a_claim_is_refused_where_the_test_part_alone_does_not_define_it(resources, monkeypatch):
+    asked = text_resources(resources.run.root.parent, run="refused")
+    original = refusals.score_lists_by_popularity
+
+    def one_label(data, part):
+        columns = original(data, part)
+        return columns | ({"relevant": columns["label"] >= 0} if part == "test" else {})
+
+    monkeypatch.setattr(refusals, "score_lists_by_popularity", one_label)
+    with pytest.raises(DataError, match="no list of test has both") as caught:
+        _ = asked.data
+    assert caught.value.where == "analysis.metric"
 
 
 def test_every_way_to_start_is_trained_and_tested(resources, teacher):

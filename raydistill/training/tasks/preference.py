@@ -34,6 +34,7 @@ from raydistill.training.context import RunContext
 from raydistill.training.scoring import score_lists, score_lists_by_popularity
 from raydistill.training.tasks.base import Columns, Task, Workload
 from raydistill.training.tasks.next_item import prepared_sequences, without_weights
+from raydistill.training.tasks.refusals import check_metrics
 from raydistill.training.tasks.shape import teacher_shape
 from raydistill.training.text_dataset import TextDataset
 
@@ -129,7 +130,7 @@ class Preference(Task):
             "tokenizer": tokenizer_identity(tokenizer),
         } | {name: plain[name] for name in ("prompt", "labels", "candidates", "examples")}
         identity = artifact_identity("examples", content)
-        return prepare_preference(
+        data = prepare_preference(
             sequences,
             tokenizer,
             labels=own.labels,
@@ -140,6 +141,8 @@ class Preference(Task):
             folder=cache / "prepared" / identity,
             identity=identity,
         )
+        check_metrics(sweep, data)
+        return data
 
     def describe(self, data: PreferenceData) -> list[str]:
         return render_preference_statistics(data)
