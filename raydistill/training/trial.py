@@ -189,8 +189,10 @@ class Trial:
     def _train(self) -> Iterator[dict[str, Any]]:
         spec, resources = self.spec, self.resources
         weights = loss_weights(spec.configuration)
-        adapters = stream_seed(spec.seed, "adapters") % 2**31
-        self.model = self.task.adapted(self.sweep, self.model, is_teacher=False, seed=adapters)
+        if spec.start == FROM_TEACHER:
+            # Of random weights all are trained: beside frozen ones, adapters would learn next to nothing.
+            adapters = stream_seed(spec.seed, "adapters") % 2**31
+            self.model = self.task.adapted(self.sweep, self.model, is_teacher=False, seed=adapters)
         dataset = self.task.dataset(
             self.sweep,
             resources.data,

@@ -16,6 +16,7 @@ from transformers import Qwen2Config
 from raydistill.config import cache_identity, params
 from raydistill.errors import ConfigError, CorruptArtifactError, DataError
 from raydistill.losses import LossWeights
+from raydistill.models.tokenizer import load_tokenizer
 from raydistill.records import read_record, read_scores
 from raydistill.seeding import stream_seed
 from raydistill.training.card import model_card
@@ -264,27 +265,60 @@ def test_training_lowers_the_loss(resources, teacher):
     assert {METRIC, "task_loss", "distillation_loss", "seconds"} <= set(rows[0])
 
 
-def test_teachers_and_students_by_adapters_are_plain_models_in_the_end(resources, tmp_path):
-    tuned = text_resources(
-        resources.run.root.parent, "tuning={teacher: lora, students: lora, rank: 2, alpha: 8.0}", run="lora"
+@pytest.fixture(scope="module")
+def tuned(resources):
+    """Return the sweep with adapters on a teacher that was trained before."""
+    folder = resources.run.root.parent
+    start = PREFERENCE.untrained(resources.sweep, resources.data, seed=11)
+    start.save_pretrained(folder / "checkpoint", load_tokenizer(str(folder / "tokenizer")))
+    return text_resources(
+        folder,
+        f"teacher={{pretrained: {folder / 'checkpoint'}, epochs: 3, lr: 3.0e-3, batch_size: 16}}",
+        "tuning={teacher: lora, students: lora, rank: 2, alpha: 8.0}",
+        run="lora",
     )
+
+
+def changed_names(before, after) -> set[str]:
+    """Return the parameters that differ between two models of one shape."""
+    pairs = zip(before.named_parameters(), after.named_parameters(), strict=True)
+    return {name for (name, one), (_, other) in pairs if not torch.equal(one, other)}
+
+
+def test_teachers_and_students_by_adapters_are_plain_models_in_the_end(tuned, tmp_path):
     prepared = prepared_text(tuned)
     teacher = tuned.teacher(prepared.id)
     start = PREFERENCE.untrained(tuned.sweep, tuned.data, seed=stream_seed(0, "initialization") % 2**31)
     names = [name for name, _ in start.named_parameters()]
     assert [name for name, _ in teacher.named_parameters()] == names
     assert all(parameter.requires_grad for parameter in teacher.parameters())
-    changed = {
-        name
-        for (name, before), (_, after) in zip(start.named_parameters(), teacher.named_parameters(), strict=True)
-        if not torch.equal(before, after)
-    }
+    changed = changed_names(start, teacher)
     assert any("attention" in name for name in changed)
     assert not any("embedding" in name or "LayerNorm" in name for name in changed)  # frozen: only adapters and head
     trial, record, _ = run(spec_of(tuned, prepared, "tail", temperature=2.0), tuned)
     assert record.status == "success"
     assert sum(p.numel() for p in trial.model.parameters()) == record.cost["parameters"]
     trial.model.save_pretrained(tmp_path / "student")  # refused where adapters are left
+
+
+@pytest.mark.parametrize("arm", ["scratch", "scratch_kd"])
+def test_controls_of_random_weights_are_trained_in_full_beside_students_by_adapters(tuned, arm):
+    spec = spec_of(tuned, prepared_text(tuned), arm, temperature=2.0)
+    trial, record, _ = run(spec, tuned)
+    assert record.status == "success"
+    changed = changed_names(Trial(spec, tuned)._build(), trial.model)
+    assert any("word_embeddings" in name for name in changed)
+    assert any("LayerNorm" in name for name in changed)
+
+
+def test_adapters_on_a_teacher_of_random_weights_are_refused(resources):
+    asked = text_resources(resources.run.root.parent, "tuning.teacher=lora", run="refused")
+    with pytest.raises(ConfigError, match="would leave them random") as caught:
+        _ = asked.data
+    assert caught.value.where == "tuning.teacher"
+    assert "teacher.pretrained" in caught.value.mend
+    students = text_resources(resources.run.root.parent, "tuning.students=lora", run="refused")
+    assert students.data.hash == resources.data.hash
 
 
 @pytest.mark.parametrize("name", ["llm_text", "movielens_text", "movielens_text_full"])

@@ -34,7 +34,7 @@ from raydistill.training.context import RunContext
 from raydistill.training.scoring import score_lists, score_lists_by_popularity
 from raydistill.training.tasks.base import Columns, Task, Workload
 from raydistill.training.tasks.next_item import prepared_sequences, without_weights
-from raydistill.training.tasks.refusals import check_metrics
+from raydistill.training.tasks.refusals import check_metrics, check_tuning
 from raydistill.training.tasks.shape import teacher_shape
 from raydistill.training.text_dataset import TextDataset
 
@@ -79,7 +79,7 @@ class Tuning:
     """Which weights are trained: all of them, or low-rank adapters (LoRA, Hu et al. 2022), merged at the end.
 
     Attributes:
-        teacher, students: ``full`` or ``lora``.
+        teacher, students: ``full`` or ``lora``; controls that start from random weights are always trained in full.
         rank, alpha, dropout: Of the adapters.
     """
 
@@ -120,6 +120,7 @@ class Preference(Task):
 
     def prepared_data(self, sweep: Sweep, cache: Path) -> PreferenceData:
         own: Sections = sweep.sections
+        check_tuning(sweep)
         sequences = prepared_sequences(sweep, cache)
         tokenizer = load_tokenizer(_tokenizer_name(sweep))
         plain = plain_sweep(sweep)

@@ -6,10 +6,24 @@ import math
 
 from raydistill.config import COSTS, Sweep
 from raydistill.data.preference import PreferenceData
-from raydistill.errors import DataError
+from raydistill.errors import ConfigError, DataError
 from raydistill.records import REPORTED_SCORES, score_metrics
 from raydistill.records.scores import is_mean_over_users
 from raydistill.training.scoring import score_lists_by_popularity
+
+
+def check_tuning(sweep: Sweep) -> None:
+    """Refuse adapters on a teacher that starts at random: its blocks would stay as they were drawn.
+
+    Raises:
+        ConfigError: The sweep asks for them.
+    """
+    if sweep.sections.tuning.teacher == "lora" and sweep.teacher.pretrained is None:
+        raise ConfigError(
+            "a teacher that is built from a family starts from random weights, and lora would leave them random",
+            where="tuning.teacher",
+            mend="set tuning.teacher to full, or name a checkpoint in teacher.pretrained",
+        )
 
 
 def check_metrics(sweep: Sweep, data: PreferenceData) -> None:
