@@ -87,7 +87,13 @@ def _origin(record: Record) -> str:
 
 
 def _quality(record: Record) -> list[tuple[str, ...]]:
-    return [(name, f"{record.validation[name]:.4f}", f"{value:.4f}") for name, value in record.test.items()]
+    """Return a row a metric; which are defined, as for cold items, may differ between the parts."""
+    names = dict.fromkeys((*record.test, *record.validation))
+    return [(name, *(_cell(part.get(name)) for part in (record.validation, record.test))) for name in names]
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _cost(record: Record) -> list[tuple[str, ...]]:

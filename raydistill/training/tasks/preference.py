@@ -45,11 +45,12 @@ from raydistill import TextClassifier
 from transformers import AutoTokenizer
 
 model, tokenizer = TextClassifier.from_pretrained("."), AutoTokenizer.from_pretrained(".")
-batch = tokenizer(["..."], return_tensors="pt", truncation=True, max_length={max_tokens})
+batch = tokenizer(["..."], return_tensors="pt")
 probabilities = model.logits(model.hidden(batch["input_ids"], batch["attention_mask"])).softmax(-1)
 ```
 
-Prompts are made of this template (Jinja2), oldest titles of the history left out where it gets too long:
+Prompts are made of this template (Jinja2) and have at most {max_tokens} tokens. Where one has more, leave whole entries
+out of its history, oldest first, until it fits; a tokenizer that truncates would cut off the candidate.
 
 ```
 {template}
