@@ -26,10 +26,10 @@ def write_student(
         model: The student.
         record_file: Its record.
         record: The same, read.
-        run: Where it was trained; gives items and signature.
+        run: Where it was trained; gives items, signature and teacher.
         output: The folder, made where it is missing.
     """
-    task_of(sweep).export(sweep, model, output, run.data / ITEMS)
+    task_of(sweep).export(sweep, model, output, items=run.data / ITEMS, teacher=run.teacher(record.teacher))
     if record_file != output / RECORD:
         shutil.copyfile(record_file, output / RECORD)
     (output / CARD).write_text(model_card(sweep, record, run.signature()))

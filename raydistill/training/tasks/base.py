@@ -196,8 +196,12 @@ class Task(ABC):
     def calibration_logits(self, model: nn.Module, batch: CalibrationBatch) -> Tensor:
         """Return the logits of a batch's targets, with gradient."""
 
+    def store_teacher(self, sweep: Sweep, model: nn.Module, folder: Path) -> None:
+        """Write a trained teacher as a Hugging Face folder, with what exports of its students take from there."""
+        model.save_pretrained(folder)
+
     @abstractmethod
-    def export(self, sweep: Sweep, model: nn.Module, folder: Path, items: Path) -> None:
+    def export(self, sweep: Sweep, model: nn.Module, folder: Path, *, items: Path, teacher: Path) -> None:
         """Write a student as a Hugging Face folder, with all that is needed to serve it beside the weights.
 
         Args:
@@ -205,6 +209,7 @@ class Task(ABC):
             model: The student.
             folder: Made where it is missing.
             items: The catalogue's file in the run directory.
+            teacher: Its teacher's folder there.
         """
 
     @abstractmethod

@@ -205,7 +205,7 @@ class NextItem(Task):
         is_target = inputs.pop("is_target")
         return model.logits(model.hidden(**inputs)[is_target])
 
-    def export(self, sweep: Sweep, model: Recommender, folder: Path, items: Path) -> None:
+    def export(self, sweep: Sweep, model: Recommender, folder: Path, *, items: Path, teacher: Path) -> None:
         model.save_pretrained(folder)
         shutil.copyfile(items, folder / items.name)
 

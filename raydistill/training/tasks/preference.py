@@ -269,8 +269,14 @@ class Preference(Task):
         """Return the class logits of a batch; every text is one target."""
         return model.logits(model.hidden(**batch.inputs))[batch.example]
 
-    def export(self, sweep: Sweep, model: TextClassifier, folder: Path, items: Path) -> None:
+    def store_teacher(self, sweep: Sweep, model: TextClassifier, folder: Path) -> None:
+        # With the tokenizer: its origin may be gone, or another one, by the time that a student is exported.
         model.save_pretrained(folder, load_tokenizer(_tokenizer_name(sweep)))
+
+    def export(self, sweep: Sweep, model: TextClassifier, folder: Path, *, items: Path, teacher: Path) -> None:
+        # Older run directories hold teachers without a tokenizer.
+        stored = (teacher / "tokenizer.json").is_file()
+        model.save_pretrained(folder, load_tokenizer(str(teacher) if stored else _tokenizer_name(sweep)))
 
     def export_onnx(self, model: TextClassifier, path: Path) -> None:
         """Write a student as ONNX: tokens and their mask in, class logits out."""
