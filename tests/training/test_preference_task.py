@@ -14,7 +14,7 @@ from text_job_zoo import METRIC, prepared_text, text_resources
 from transformers import Qwen2Config
 
 from raydistill.config import cache_identity, params
-from raydistill.errors import ConfigError, CorruptArtifactError, DataError
+from raydistill.errors import ConfigError, CorruptArtifactError, DataError, TrialDivergedError
 from raydistill.losses import LossWeights
 from raydistill.models.tokenizer import load_tokenizer
 from raydistill.records import read_record, read_scores
@@ -22,7 +22,7 @@ from raydistill.seeding import stream_seed
 from raydistill.training.card import model_card
 from raydistill.training.class_cache import ClassCache
 from raydistill.training.objective import ClassObjective
-from raydistill.training.tasks import PREFERENCE, refusals
+from raydistill.training.tasks import PREFERENCE, preference, refusals
 from raydistill.training.text_dataset import TextDataset, TextGroup
 from raydistill.training.trial import Trial
 from raydistill.tuning.job import Job
@@ -299,6 +299,24 @@ def test_teachers_and_students_by_adapters_are_plain_models_in_the_end(tuned, tm
     assert record.status == "success"
     assert sum(p.numel() for p in trial.model.parameters()) == record.cost["parameters"]
     trial.model.save_pretrained(tmp_path / "student")  # refused where adapters are left
+
+
+@pytest.mark.parametrize("end", ["stopped", "failed"])
+def test_adapters_that_a_trial_ends_with_are_no_parameters_of_its_student(tuned, monkeypatch, end):
+    prepared = prepared_text(tuned)
+    _, whole, _ = run(spec_of(tuned, prepared, "tail", phase="search", temperature=2.0), tuned)
+    stop_below = {1: 2.0} if end == "stopped" else {}
+    if end == "failed":
+
+        def diverging(*_arguments, **_named):
+            raise TrialDivergedError("a score is not finite")
+
+        monkeypatch.setattr(preference, "score_lists", diverging)
+    spec = spec_of(tuned, prepared, "tail", phase="search", seed=3, stop_below=stop_below, temperature=2.0)
+    _, record, _ = run(spec, tuned)
+    assert record.status == end
+    for name in ("parameters", "backbone_parameters"):
+        assert record.cost[name] == whole.cost[name]
 
 
 @pytest.mark.parametrize("arm", ["scratch", "scratch_kd"])
