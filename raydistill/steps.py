@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from raydistill.config import (
 )
 from raydistill.config.expand import keep_ratio_problem
 from raydistill.errors import ConfigError, CorruptArtifactError, RunDirectoryError, TrialDivergedError
+from raydistill.models.onnx import check_packages
 from raydistill.records import MODEL, RECORD, Record, RunDirectory, read_record
 from raydistill.selectors import SELECTORS
 from raydistill.training import build
@@ -32,7 +34,7 @@ from raydistill.training.prepared import PreparedTeacher
 from raydistill.training.resources import Resources
 from raydistill.training.tasks import task_of
 from raydistill.training.teach import describe_teacher, is_whole, read_history, teach, warn_if_weak
-from raydistill.training.trial import Trial, TrialSpec
+from raydistill.training.trial import POPULARITY, TEACHER, Trial, TrialSpec
 from raydistill.tuning.directory import describe_run, open_run_directory
 from raydistill.tuning.specs import configuration, confirm_seeds, student_fields, teacher_seeds
 
@@ -103,7 +105,9 @@ def distill(resources: Resources, wanted: Wanted, output: Path) -> int:
         if record.status == "failed":
             raise TrialDivergedError(record.error, where=str(output / RECORD))
         write_student(sweep, trial.model, output / RECORD, record, resources.run, output)
-    print(f"test {metric} {record.test[metric]:.4f}; the student is in {output}")
+    # A metric may be defined in validation alone.
+    measured = f"test {metric} {record.test[metric]:.4f}; " if metric in record.test else ""
+    print(f"{measured}the student is in {output}")
     return 0
 
 
@@ -116,7 +120,10 @@ def export(trial: Path, output: Path, *, onnx: bool = False) -> int:
         onnx: Whether to write the model as ONNX as well.
 
     Raises:
-        RunDirectoryError: The folder is no trial's, its weights were not kept, or ``output`` holds something already.
+        RunDirectoryError: The folder is no trial's, its weights were not kept, or ``output`` holds something already
+            or cannot be written.
+        UserError: A package that ONNX needs is missing.
+        ModelError: The model cannot be expressed in ONNX.
     """
     run = RunDirectory(trial.resolve().parent.parent)
     if not (trial / RECORD).is_file():
@@ -126,16 +133,19 @@ def export(trial: Path, output: Path, *, onnx: bool = False) -> int:
     record = read_record(trial / RECORD)
     if not (trial / MODEL).is_dir():
         raise RunDirectoryError(
-            f"there are no weights of {record.name}: sweeps keep records, not models, unless told to",
+            f"there are no weights of {record.name}: {_why_there_are_none(record)}",
             where=str(trial),
-            mend=_how_to_get(record),
+            mend=_how_to_get(record, run),
         )
     _must_be_free(output)
+    if onnx:
+        check_packages()
     sweep = build.load_sweep(run.sweep_file)
     model = task_of(sweep).load(trial / MODEL)
-    write_student(sweep, model, trial / RECORD, record, run, output)
-    if onnx:
-        task_of(sweep).export_onnx(model, output / ONNX)
+    with _whole_or_absent(output) as partial:
+        write_student(sweep, model, trial / RECORD, record, run, partial)
+        if onnx:
+            task_of(sweep).export_onnx(model, partial / ONNX)
     print(f"{record.name} is in {output}")
     return 0
 
@@ -204,7 +214,45 @@ def _must_be_free(output: Path) -> None:
         )
 
 
-def _how_to_get(record: Record) -> str:
+@contextlib.contextmanager
+def _whole_or_absent(output: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes ``output`` when the block ends without error, and is gone otherwise.
+
+    It lies beside ``output``, or inside where that is there already: a mount point could not be replaced.
+    """
+    output = output.resolve()
+    is_there = output.is_dir()
+    partial = (output if is_there else output.parent) / f".{output.name}.partial"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        if is_there:
+            for path in sorted(partial.iterdir()):
+                path.rename(output / path.name)
+        else:
+            partial.rename(output)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"the output cannot be written: {error}",
+            where=str(output),
+            mend="free some space, or give a folder that may be written",
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _why_there_are_none(record: Record) -> str:
+    if record.arm == POPULARITY:
+        return "it counts interactions and has none"
+    return "sweeps keep the teacher once" if record.arm == TEACHER else "sweeps keep no models unless told to"
+
+
+def _how_to_get(record: Record, run: RunDirectory) -> str:
+    if record.arm == POPULARITY:
+        return "popularity has no weights: the counts are the column popularity of data/items.parquet"
+    if record.arm == TEACHER:
+        return f"take {run.teacher(record.teacher)}, which is a Hugging Face folder"
     if record.kind != "selector":
         return "run the sweep with --set execution.keep_models=true in a new run directory"
     options = f"--selector {record.arm} --keep-ratio {record.keep_ratio:g} --seed {record.seed}"

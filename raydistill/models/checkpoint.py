@@ -11,6 +11,7 @@ from textwrap import shorten
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -21,6 +22,9 @@ from raydistill.errors import ModelError
 from raydistill.models.families import Family, family_of
 
 PACKAGE = "package:"
+
+MALFORMED = (StrictDataclassError, AttributeError, TypeError)
+"""What transformers raises for a config.json that is JSON, but holds values of other kinds than it has."""
 
 
 def located(name: str | Path) -> str:
@@ -58,6 +62,8 @@ def read_config(name: str, *, trust_remote_code: bool = False) -> tuple[Family, 
     """
     try:
         config = AutoConfig.from_pretrained(located(name), trust_remote_code=trust_remote_code)
+    except MALFORMED as error:
+        raise malformed(name, error) from error
     except (OSError, ValueError) as error:
         raise _unusable(name, error) from error
     return family_of(config), config
@@ -109,6 +115,15 @@ def load_backbone(
             mend="they would stay random: use a complete checkpoint of this architecture",
         )
     return family, backbone
+
+
+def malformed(name: str, error: Exception) -> ModelError:
+    """Return the error for a ``config.json`` with a value of the wrong kind."""
+    return ModelError(
+        f"the configuration of the checkpoint cannot be read: {one_line(error)}",
+        where=str(Path(name) / "config.json") if Path(name).is_dir() else f"config.json of {name}",
+        mend="correct it there, or take the file of the original checkpoint",
+    )
 
 
 def _unusable(name: str, error: Exception) -> ModelError:

@@ -77,7 +77,7 @@ def export_onnx(model: TextClassifier | Recommender, path: str | Path) -> float:
         UserError: A package is missing.
         ModelError: Adapters that are not merged, a model that cannot be expressed, or outputs that differ.
     """
-    _check_packages()
+    check_packages()
     refuse_adapters(model.backbone, "exported")
     wrapper, output = (ClassScores, "logits") if isinstance(model, TextClassifier) else (ItemScores, "scores")
     model = model if isinstance(model, TextClassifier) else model.plain()
@@ -137,7 +137,12 @@ def _examples(model: TextClassifier | Recommender, n_rows: int, length: int) -> 
     return {"input_ids": ids.where(mask.bool(), padding), "attention_mask": mask}
 
 
-def _check_packages() -> None:
+def check_packages() -> None:
+    """Refuse to go on where a package is missing.
+
+    Raises:
+        UserError: With its name.
+    """
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401

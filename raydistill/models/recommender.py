@@ -113,6 +113,11 @@ class Recommender(nn.Module):
         return depth(self.backbone)
 
     @property
+    def n_classes(self) -> int:
+        """Number of classes of the softmax, which are the items."""
+        return self.n_items
+
+    @property
     def mask_item(self) -> int:
         """Row of the mask item in the item table."""
         return self.n_items + 1

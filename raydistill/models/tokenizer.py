@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from raydistill.errors import ModelError
-from raydistill.models.checkpoint import located, one_line, quiet, seeded
+from raydistill.models.checkpoint import located, malformed, one_line, quiet, seeded
 from raydistill.models.families import family_of
 
 log = logging.getLogger(__name__)
@@ -33,8 +34,12 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(located(name), trust_remote_code=trust_remote_code)
-    # A file that is cut is a ValueError of json; a tokenizer that needs a library that is missing an ImportError.
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    # It looks into config.json as well, for the kind of the model.
+    except StrictDataclassError as error:
+        raise malformed(name, error) from error
+    # A file that is cut is a ValueError of json; a tokenizer that needs a library that is missing an ImportError;
+    # a file that holds something else than it should the others.
+    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"the tokenizer cannot be loaded: {one_line(error)}", where=str(name), mend=_what_to_bring(name)
         ) from error

@@ -24,7 +24,7 @@ class RunDirectory:
         signature.json          data, protocol, versions, hardware: what numbers may be compared with
         plan.json               arms, budgets and confirm jobs that the sweep is made of
         data/                   items.parquet (item, title, attributes, popularity), statistics.json
-        teacher/<id>/           Hugging Face folder, history.json (curve, popularity baseline)
+        teacher/<id>/           Hugging Face folder (with tokenizer, of a text model), history.json (curve, popularity)
         evidence/<id>/          scores.parquet (selector, replicate, layer, score), evidence.json
         cache/<id>/             the teacher's outputs, memory-mapped
         studies/                Optuna journals, one study an arm

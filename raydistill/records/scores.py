@@ -53,7 +53,7 @@ REPORTED_SCORES = (
     "hr@10",
     "mrr",
 )
-"""Metrics written into every record; all others follow from the stored scores."""
+"""Metrics written into every record, where they are defined; all others follow from the stored scores."""
 
 BINS = 15
 """Bins of the calibration error."""

@@ -13,6 +13,12 @@ from raydistill.errors import EvidenceError
 
 Logits = Callable[[nn.Module, "CalibrationBatch"], Tensor]
 
+SCORES = 1 << 26
+"""Logits of one chunk of examples, about: a catalogue of 100,000 items has as many with 670 targets."""
+
+SCRATCH = 1 << 22
+"""Probabilities in double precision that labels are drawn from at a time."""
+
 
 @dataclass(frozen=True)
 class CalibrationBatch:
@@ -33,12 +39,31 @@ class CalibrationBatch:
         """Number of examples."""
         return len(next(iter(self.inputs.values())))
 
-    def chunks(self, size: int) -> Iterator[tuple[CalibrationBatch, Int[Tensor, " chunk_targets"]]]:
-        """Yield batches of at most ``size`` examples, each with the places of its targets in this batch."""
-        for start in range(0, self.n_rows, size):
-            inputs = {name: tensor[start : start + size] for name, tensor in self.inputs.items()}
-            places = ((self.example >= start) & (self.example < start + size)).nonzero().flatten()
+    def chunks(
+        self, size: int, *, targets: int | None = None
+    ) -> Iterator[tuple[CalibrationBatch, Int[Tensor, " chunk_targets"]]]:
+        """Yield batches of whole examples, each with the places of its targets in this batch.
+
+        Args:
+            size: Most examples of a batch.
+            targets: Most targets of a batch, unless one example has more; None for no limit.
+        """
+        for start, stop in self._cuts(size, targets):
+            inputs = {name: tensor[start:stop] for name, tensor in self.inputs.items()}
+            places = ((self.example >= start) & (self.example < stop)).nonzero().flatten()
             yield CalibrationBatch(inputs, self.example[places] - start, self.labels[places]), places
+
+    def _cuts(self, size: int, targets: int | None) -> Iterator[tuple[int, int]]:
+        if targets is None:
+            yield from ((start, start + size) for start in range(0, self.n_rows, size))
+            return
+        start = total = 0
+        for row, count in enumerate(torch.bincount(self.example, minlength=self.n_rows).tolist()):
+            if row > start and (row - start == size or total + count > targets):
+                yield start, row
+                start, total = row, 0
+            total += count
+        yield start, self.n_rows
 
     def to(self, device: torch.device) -> CalibrationBatch:
         """Return the batch on a device."""
@@ -62,10 +87,21 @@ def draw_labels(
 
     A target's draw depends on its own uniform number in [0, 1) alone, not on how examples are cut into chunks.
     """
-    cumulative = logits.detach().double().softmax(dim=-1).cumsum(dim=-1)
-    heights = uniforms.double().reshape(-1, len(logits)).T * cumulative[:, -1:]
+    columns = uniforms.reshape(-1, len(logits)).T
+    rows = max(1, SCRATCH // logits.shape[-1])
+    # A few targets at a time: in double precision a whole chunk would take several times its logits.
+    drawn = [_inverted(*piece) for piece in zip(logits.detach().split(rows), columns.split(rows), strict=True)]
+    return torch.cat(drawn).T.reshape(uniforms.shape)
+
+
+def _inverted(
+    logits: Float[Tensor, "targets classes"], uniforms: Float[Tensor, "targets draws"]
+) -> Int[Tensor, "targets draws"]:
+    """Return where the distribution function of each target's softmax passes its uniform numbers."""
+    cumulative = logits.double().softmax(dim=-1).cumsum_(dim=-1)
+    heights = uniforms.double() * cumulative[:, -1:]
     places = torch.searchsorted(cumulative, heights.contiguous(), right=True)
-    return places.clamp_(max=logits.shape[-1] - 1).T.reshape(uniforms.shape)
+    return places.clamp_(max=logits.shape[-1] - 1)
 
 
 def real_positions(batch: CalibrationBatch, stack: str) -> Bool[Tensor, "examples seq"]:

@@ -26,10 +26,10 @@ def write_student(
         model: The student.
         record_file: Its record.
         record: The same, read.
-        run: Where it was trained; gives items and signature.
+        run: Where it was trained; gives items, signature and teacher.
         output: The folder, made where it is missing.
     """
-    task_of(sweep).export(sweep, model, output, run.data / ITEMS)
+    task_of(sweep).export(sweep, model, output, items=run.data / ITEMS, teacher=run.teacher(record.teacher))
     if record_file != output / RECORD:
         shutil.copyfile(record_file, output / RECORD)
     (output / CARD).write_text(model_card(sweep, record, run.signature()))
@@ -87,7 +87,13 @@ def _origin(record: Record) -> str:
 
 
 def _quality(record: Record) -> list[tuple[str, ...]]:
-    return [(name, f"{record.validation[name]:.4f}", f"{value:.4f}") for name, value in record.test.items()]
+    """Return a row a metric; which are defined, as for cold items, may differ between the parts."""
+    names = dict.fromkeys((*record.test, *record.validation))
+    return [(name, *(_cell(part.get(name)) for part in (record.validation, record.test))) for name in names]
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _cost(record: Record) -> list[tuple[str, ...]]:

@@ -92,6 +92,7 @@ def measure_evidence(
     samples: int | None = None,
     draws: int = 1,
     chunk_size: int = 64,
+    chunk_targets: int | None = None,
     stack: str | None = None,
 ) -> Evidence:
     """Return the evidence ``kinds`` of a model, in eval mode, one row for each calibration sample.
@@ -107,7 +108,8 @@ def measure_evidence(
         seed: For the labels that the true Fisher draws.
         samples: Examples that each replicate must have; None takes what is there.
         draws: Labels drawn for each target by the true Fisher; its value is the mean over them.
-        chunk_size: Examples in memory at a time; peak memory grows with it.
+        chunk_size: Most examples in memory at a time; peak memory grows with it.
+        chunk_targets: Most targets in memory at a time, each with a score for every class; None for no limit.
         stack: Which stack of blocks, where the model has several.
 
     Raises:
@@ -135,9 +137,14 @@ def measure_evidence(
             measured: dict[str, np.ndarray] = {}
             if asked & {*_OBSERVED, *GRADIENT_KINDS}:
                 rng = stream(seed, "evidence", replicate)
-                measured |= _of_one_forward(model, batches, logits, chosen, rows, asked, rng, draws, chunk_size, meter)
+                cut = {"size": chunk_size, "targets": chunk_targets}
+                measured |= _of_one_forward(model, batches, logits, chosen, rows, asked, rng, draws, cut, meter)
             if asked & set(_REMOVED):
-                pieces = [piece for batch in batches for piece, _ in batch.to(device).chunks(chunk_size)]
+                pieces = [
+                    piece
+                    for batch in batches
+                    for piece, _ in batch.to(device).chunks(chunk_size, targets=chunk_targets)
+                ]
                 measured |= removal(model, pieces, logits, chosen, len(rows), asked, meter)
             for kind in asked:
                 _check_finite(kind, measured[kind])
@@ -159,7 +166,7 @@ def _passes(kind: str) -> tuple[str, ...]:
     return ("forward", "draws" if kind in DRAWN else "labels")
 
 
-def _of_one_forward(model, batches, logits, stack, rows, asked, rng, draws, chunk_size, meter) -> dict[str, np.ndarray]:
+def _of_one_forward(model, batches, logits, stack, rows, asked, rng, draws, cut, meter) -> dict[str, np.ndarray]:
     """Return every kind of one replicate but those that skip blocks, from one forward pass over each chunk."""
     attention, gradients = "attention" in asked, bool(asked & set(GRADIENT_KINDS))
     watched = rows if asked & {"block_influence", "contiguous", "taylor_block"} else []
@@ -168,7 +175,7 @@ def _of_one_forward(model, batches, logits, stack, rows, asked, rng, draws, chun
     with with_attention(model, "eager") if attention else nullcontext(), torch.set_grad_enabled(gradients):
         for batch in batches:
             uniforms = torch.from_numpy(rng.random((draws, len(batch.labels)))).to(device)
-            for piece, places in batch.to(device).chunks(chunk_size):
+            for piece, places in batch.to(device).chunks(**cut):
                 with (
                     meter.part("forward"),
                     recorded(rows if gradients else [], piece.n_rows) as recording,

@@ -15,6 +15,7 @@ from raydistill.metrics import PeakMemory
 from raydistill.records import write_json
 from raydistill.seeding import stream
 from raydistill.selectors import SELECTORS, Selector
+from raydistill.training import calibration
 from raydistill.training.calibration import CalibrationBatch
 from raydistill.training.context import RunContext
 from raydistill.training.evidence import measure_evidence
@@ -96,6 +97,7 @@ def measure(resources: Resources, identity: str, seed: int) -> None:
         samples=sweep.evidence.samples,
         draws=sweep.evidence.fisher_draws,
         chunk_size=sweep.evidence.batch_size,
+        chunk_targets=max(1, calibration.SCORES // teacher.n_classes),
         stack=teacher.stack,
     )
     write_evidence(

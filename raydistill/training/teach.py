@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def teach(resources: Resources, seed: int, context: RunContext) -> str:
         "peak_memory_bytes": memory.bytes,
     }
     if context.is_first:
-        _store(model, folder, history)
+        _store(lambda place: task.store_teacher(sweep, model, place), folder, history)
     context.barrier()
     return identity
 
@@ -109,12 +110,12 @@ def warn_if_weak(history: dict[str, Any], metric: str) -> str | None:
     )
 
 
-def _store(model: nn.Module, folder: Path, history: dict[str, Any]) -> None:
+def _store(save: Callable[[Path], None], folder: Path, history: dict[str, Any]) -> None:
     """Write the teacher beside its place, then move it there: the folder is whole or absent."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(partial)
+    save(partial)
     files = {path.name: sha256_file(path) for path in sorted(partial.iterdir())}
     write_json(partial / HISTORY, history | {"files": files})
     shutil.rmtree(folder, ignore_errors=True)

@@ -122,6 +122,7 @@ class Trial:
         self.error: str | None = None
         self.model: nn.Module | None = None
         self._memory = PeakMemory()
+        self._parameters: dict[str, int] = {}
 
     def epochs(self) -> Iterator[dict[str, Any]]:
         """Train, yielding the numbers of each epoch; a stopped or diverged trial ends early, and says so.
@@ -137,6 +138,9 @@ class Trial:
         with self._memory:
             try:
                 self.model = self._build()
+                if self.model is not None:
+                    # Before adapters are added: what a student has depends on its depth, however its trial ends.
+                    self._parameters = count_parameters(self.model)
                 if self.spec.start in (FROM_TEACHER, RANDOM):
                     yield from self._train()
             except TrialDivergedError as error:
@@ -189,8 +193,10 @@ class Trial:
     def _train(self) -> Iterator[dict[str, Any]]:
         spec, resources = self.spec, self.resources
         weights = loss_weights(spec.configuration)
-        adapters = stream_seed(spec.seed, "adapters") % 2**31
-        self.model = self.task.adapted(self.sweep, self.model, is_teacher=False, seed=adapters)
+        if spec.start == FROM_TEACHER:
+            # Of random weights all are trained: beside frozen ones, adapters would learn next to nothing.
+            adapters = stream_seed(spec.seed, "adapters") % 2**31
+            self.model = self.task.adapted(self.sweep, self.model, is_teacher=False, seed=adapters)
         dataset = self.task.dataset(
             self.sweep,
             resources.data,
@@ -268,7 +274,7 @@ class Trial:
             cost["peak_device_memory_bytes"] = self._memory.device_bytes
         if self.model is not None:
             depth = str(self.model.n_layers)
-            cost |= count_parameters(self.model)
+            cost |= self._parameters
             measured = self.resources.profile(spec.teacher)["depths"].get(depth, {})
             cost |= {name: measured[name] for name in ("flops", "latency_ms") if name in measured}
         return cost

@@ -96,6 +96,11 @@ def test_titles_are_data(title, clean):
     assert not set(ids[1:-1]) & {TOKENIZER.pad_token_id, TOKENIZER.cls_token_id, TOKENIZER.sep_token_id}
 
 
+def test_nulls_among_the_genres_are_dropped():
+    texts = ItemTexts(["a"], [[None, "war", None, "love"]], ["i"], [])
+    assert str(texts[0].genres) == "war, love"
+
+
 def one_by_one(render, wanted: int, max_tokens: int):
     """Return tokens and entries by dropping the oldest entry, one at a time."""
     for entries in range(wanted, -1, -1):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from text_zoo import REAL
+from transformers import BertConfig
 
 from raydistill.errors import ModelError
 from raydistill.models.checkpoint import located, read_config
@@ -35,3 +37,25 @@ def test_what_is_not_there_is_said_with_what_to_do(name, said):
         read_config(name)
     assert said in str(caught.value)
     assert caught.value.where == name
+
+
+@pytest.mark.parametrize("load", [read_config, load_tokenizer])
+@pytest.mark.parametrize(
+    ("key", "value"), [("hidden_size", "wide"), ("hidden_size", [8]), ("vocab_size", None), ("hidden_act", 7)]
+)
+def test_a_configuration_with_a_field_of_the_wrong_kind_is_named(tmp_path, load, key, value):
+    config = BertConfig(num_hidden_layers=1, hidden_size=8, num_attention_heads=2).to_dict()
+    (tmp_path / "config.json").write_text(json.dumps({**config, key: value}))
+    with pytest.raises(ModelError, match=key) as caught:
+        load(str(tmp_path))
+    assert caught.value.where == str(tmp_path / "config.json")
+    assert caught.value.mend
+
+
+@pytest.mark.parametrize("load", [read_config, load_tokenizer])
+@pytest.mark.parametrize("text", ["3", "[1]", '{"model_type": "bert", "id2label": "x"}', "{"])
+def test_a_configuration_that_is_none_is_a_users_mistake(tmp_path, load, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ModelError, match="cannot be") as caught:
+        load(str(tmp_path))
+    assert str(tmp_path) in caught.value.where

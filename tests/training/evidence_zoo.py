@@ -5,12 +5,35 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import BertConfig, BertForSequenceClassification, T5Config, T5Model
 
 from raydistill.models import FAMILIES, blocks, build_recommender
 from raydistill.training.evidence import CalibrationBatch, measure_evidence
 
 N_ITEMS, LENGTH, LAYERS = 11, 6, 3
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the most numbers that any operation has returned, views counted as what they are views of.
+
+    Args:
+        dtype: Of the only tensors that count; None for all.
+    """
+
+    def __init__(self, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.numbers = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        made = [
+            leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor) and self.dtype in (None, leaf.dtype)
+        ]
+        self.numbers = max([self.numbers, *(tensor.untyped_storage().nbytes() // tensor.itemsize for tensor in made)])
+        return result
 
 
 class EncoderDecoder(torch.nn.Module):

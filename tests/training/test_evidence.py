@@ -10,6 +10,7 @@ import pytest
 import torch
 from evidence_zoo import (
     LAYERS,
+    LargestTensor,
     every_model,
     item_batch,
     loop,
@@ -22,6 +23,7 @@ from evidence_zoo import (
 from raydistill.models import blocks, skip_layers
 from raydistill.seeding import stream
 from raydistill.selectors import KINDS
+from raydistill.training import calibration
 from raydistill.training.calibration import draw_labels, example_losses
 from raydistill.training.evidence import CalibrationBatch, measure_evidence
 
@@ -97,6 +99,48 @@ def test_drawn_labels_follow_the_softmax():
     shares = torch.bincount(labels, minlength=4) / 40000
     torch.testing.assert_close(shares, logits[0].softmax(-1), atol=0.01, rtol=0)
     assert draw_labels(logits[:2], torch.tensor([0.0, 1 - 1e-16])).tolist() == [0, 3]
+
+
+@pytest.mark.parametrize("scratch", [1, 30, 90])
+def test_labels_are_drawn_a_few_targets_at_a_time_to_the_same_bits(monkeypatch, scratch):
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(23, 30, generator=generator)
+    uniforms = torch.rand(2, 23, generator=generator, dtype=torch.float64)
+    cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)
+    expected = torch.searchsorted(cumulative, (uniforms.T * cumulative[:, -1:]).contiguous(), right=True).T
+    monkeypatch.setattr(calibration, "SCRATCH", scratch)
+    with LargestTensor(torch.float64) as largest:
+        found = draw_labels(logits, uniforms)
+    assert torch.equal(found, expected)
+    assert largest.numbers <= max(scratch, 30, uniforms.numel())
+    assert torch.equal(draw_labels(logits, uniforms[0]), expected[0])
+
+
+@every_model
+def test_values_do_not_depend_on_how_many_targets_are_in_memory(name):
+    whole = measured(name, KINDS)[0].values
+    for targets in (1, 5):
+        found = measured(name, KINDS, chunk_targets=targets)[0].values
+        for kind in KINDS:
+            np.testing.assert_allclose(found[kind], whole[kind], rtol=1e-8, atol=1e-12, err_msg=kind)
+
+
+def test_chunks_hold_whole_examples_and_no_more_targets_than_asked():
+    example = torch.tensor([0, 0, 0, 1, 2, 2, 3, 3, 3, 3, 4, 5])
+    batch = CalibrationBatch({"input_ids": torch.arange(6)[:, None]}, example, torch.arange(12))
+    for size, targets, expected in (
+        (6, 3, [[0], [1, 2], [3], [4, 5]]),
+        (1, 100, [[0], [1], [2], [3], [4], [5]]),
+        (4, 100, [[0, 1, 2, 3], [4, 5]]),
+        (4, None, [[0, 1, 2, 3], [4, 5]]),
+        (6, 1, [[0], [1], [2], [3], [4], [5]]),
+    ):
+        pieces = list(batch.chunks(size, targets=targets))
+        assert [piece.inputs["input_ids"].flatten().tolist() for piece, _ in pieces] == expected
+        assert torch.cat([places for _, places in pieces]).tolist() == list(range(12))
+        for piece, places in pieces:
+            assert piece.labels.tolist() == places.tolist()
+            assert piece.inputs["input_ids"][piece.example].flatten().tolist() == example[places].tolist()
 
 
 def reference_states(model, batch, stack):

@@ -4,27 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from evidence_zoo import item_logits
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from evidence_zoo import LargestTensor, item_logits
 
 from raydistill.models import blocks, build_recommender
 from raydistill.training import per_example
 from raydistill.training.evidence import CalibrationBatch, measure_evidence
 
 EXAMPLES, N_ITEMS = 64, 11
-
-
-class LargestTensor(TorchDispatchMode):
-    """Remembers the most numbers that any operation has returned, those of views apart."""
-
-    numbers = 0
-
-    def __torch_dispatch__(self, function, types, arguments=(), options=None):
-        result = function(*arguments, **(options or {}))
-        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
-        self.numbers = max([self.numbers, *(tensor.untyped_storage().nbytes() // tensor.itemsize for tensor in made)])
-        return result
 
 
 def batch_of(length: int) -> CalibrationBatch:

@@ -14,13 +14,15 @@ from text_job_zoo import METRIC, prepared_text, text_resources
 from transformers import Qwen2Config
 
 from raydistill.config import cache_identity, params
-from raydistill.errors import ConfigError, CorruptArtifactError
+from raydistill.errors import ConfigError, CorruptArtifactError, DataError, TrialDivergedError
 from raydistill.losses import LossWeights
-from raydistill.records import read_scores
+from raydistill.models.tokenizer import load_tokenizer
+from raydistill.records import read_record, read_scores
 from raydistill.seeding import stream_seed
+from raydistill.training.card import model_card
 from raydistill.training.class_cache import ClassCache
 from raydistill.training.objective import ClassObjective
-from raydistill.training.tasks import PREFERENCE
+from raydistill.training.tasks import PREFERENCE, preference, refusals
 from raydistill.training.text_dataset import TextDataset, TextGroup
 from raydistill.training.trial import Trial
 from raydistill.tuning.job import Job
@@ -67,6 +69,62 @@ def test_metrics_of_a_record_are_those_of_its_stored_scores(resources, teacher):
         with torch.no_grad():
             logits = model.logits(model.hidden(batch.input_ids, batch.attention_mask))
         assert float(logits.softmax(-1)[0, 1]) == pytest.approx(float(expected), abs=1e-5)
+
+
+def one_by_one(folder, metric: str, objective: str, run: str):
+    """Return the sweep in which each user's list has one item with a label."""
+    return text_resources(
+        folder,
+        "data.split=leave_one_out",
+        f"search.objectives={{{objective}: max, backbone_parameters: min}}",
+        f"analysis.metric={metric}",
+        run=run,
+    )
+
+
+def test_lists_of_one_labelled_item_are_trained_on_and_measured_by_what_is_defined(resources):
+    leaving = one_by_one(resources.run.root.parent, "user_accuracy", "auc", "leave_one_out")
+    prepared = prepared_text(leaving)
+    trial, record, rows = run(spec_of(leaving, prepared, "tail", temperature=2.0), leaving)
+    assert record.status == "success"
+    assert read_record(leaving.run.record_file(trial.id)) == record
+    for found in (record.validation, record.test, rows[0], prepared.validation, prepared.popularity):
+        assert {"auc", "user_accuracy", "ndcg@10"} <= set(found)
+        assert "user_auc" not in found
+    text = model_card(leaving.sweep, record, signature(leaving.sweep, leaving.data))
+    assert "user_auc" not in text
+    assert "| user_accuracy |" in text
+    _, popular, _ = run(whole_model(leaving, prepared, "popularity"), leaving)
+    assert set(popular.test) == set(record.test)
+
+
+@pytest.mark.parametrize(
+    ("metric", "objective", "key"),
+    [("user_auc", "auc", "analysis.metric"), ("user_accuracy", "user_auc", "search.objectives")],
+)
+def test_a_metric_that_no_list_defines_is_refused_before_anything_is_trained(resources, metric, objective, key):
+    asked = one_by_one(resources.run.root.parent, metric, objective, "refused")
+    with pytest.raises(DataError, match="user_auc is defined for no user: under the split leave_one_out") as caught:
+        _ = asked.data
+    assert caught.value.where == key
+    assert "validation" in caught.value.what
+    for hint in ("user_time", "user_accuracy", "ndcg@10"):
+        assert hint in caught.value.mend
+    assert ("pr_auc" in caught.value.mend) == (key == "search.objectives")
+
+
+def test_a_claim_is_refused_where_the_test_part_alone_does_not_define_it(resources, monkeypatch):
+    asked = text_resources(resources.run.root.parent, run="refused")
+    original = refusals.score_lists_by_popularity
+
+    def one_label(data, part):
+        columns = original(data, part)
+        return columns | ({"relevant": columns["label"] >= 0} if part == "test" else {})
+
+    monkeypatch.setattr(refusals, "score_lists_by_popularity", one_label)
+    with pytest.raises(DataError, match="no list of test has both") as caught:
+        _ = asked.data
+    assert caught.value.where == "analysis.metric"
 
 
 def test_every_way_to_start_is_trained_and_tested(resources, teacher):
@@ -207,27 +265,78 @@ def test_training_lowers_the_loss(resources, teacher):
     assert {METRIC, "task_loss", "distillation_loss", "seconds"} <= set(rows[0])
 
 
-def test_teachers_and_students_by_adapters_are_plain_models_in_the_end(resources, tmp_path):
-    tuned = text_resources(
-        resources.run.root.parent, "tuning={teacher: lora, students: lora, rank: 2, alpha: 8.0}", run="lora"
+@pytest.fixture(scope="module")
+def tuned(resources):
+    """Return the sweep with adapters on a teacher that was trained before."""
+    folder = resources.run.root.parent
+    start = PREFERENCE.untrained(resources.sweep, resources.data, seed=11)
+    start.save_pretrained(folder / "checkpoint", load_tokenizer(str(folder / "tokenizer")))
+    return text_resources(
+        folder,
+        f"teacher={{pretrained: {folder / 'checkpoint'}, epochs: 3, lr: 3.0e-3, batch_size: 16}}",
+        "tuning={teacher: lora, students: lora, rank: 2, alpha: 8.0}",
+        run="lora",
     )
+
+
+def changed_names(before, after) -> set[str]:
+    """Return the parameters that differ between two models of one shape."""
+    pairs = zip(before.named_parameters(), after.named_parameters(), strict=True)
+    return {name for (name, one), (_, other) in pairs if not torch.equal(one, other)}
+
+
+def test_teachers_and_students_by_adapters_are_plain_models_in_the_end(tuned, tmp_path):
     prepared = prepared_text(tuned)
     teacher = tuned.teacher(prepared.id)
     start = PREFERENCE.untrained(tuned.sweep, tuned.data, seed=stream_seed(0, "initialization") % 2**31)
     names = [name for name, _ in start.named_parameters()]
     assert [name for name, _ in teacher.named_parameters()] == names
     assert all(parameter.requires_grad for parameter in teacher.parameters())
-    changed = {
-        name
-        for (name, before), (_, after) in zip(start.named_parameters(), teacher.named_parameters(), strict=True)
-        if not torch.equal(before, after)
-    }
+    changed = changed_names(start, teacher)
     assert any("attention" in name for name in changed)
     assert not any("embedding" in name or "LayerNorm" in name for name in changed)  # frozen: only adapters and head
     trial, record, _ = run(spec_of(tuned, prepared, "tail", temperature=2.0), tuned)
     assert record.status == "success"
     assert sum(p.numel() for p in trial.model.parameters()) == record.cost["parameters"]
     trial.model.save_pretrained(tmp_path / "student")  # refused where adapters are left
+
+
+@pytest.mark.parametrize("end", ["stopped", "failed"])
+def test_adapters_that_a_trial_ends_with_are_no_parameters_of_its_student(tuned, monkeypatch, end):
+    prepared = prepared_text(tuned)
+    _, whole, _ = run(spec_of(tuned, prepared, "tail", phase="search", temperature=2.0), tuned)
+    stop_below = {1: 2.0} if end == "stopped" else {}
+    if end == "failed":
+
+        def diverging(*_arguments, **_named):
+            raise TrialDivergedError("a score is not finite")
+
+        monkeypatch.setattr(preference, "score_lists", diverging)
+    spec = spec_of(tuned, prepared, "tail", phase="search", seed=3, stop_below=stop_below, temperature=2.0)
+    _, record, _ = run(spec, tuned)
+    assert record.status == end
+    for name in ("parameters", "backbone_parameters"):
+        assert record.cost[name] == whole.cost[name]
+
+
+@pytest.mark.parametrize("arm", ["scratch", "scratch_kd"])
+def test_controls_of_random_weights_are_trained_in_full_beside_students_by_adapters(tuned, arm):
+    spec = spec_of(tuned, prepared_text(tuned), arm, temperature=2.0)
+    trial, record, _ = run(spec, tuned)
+    assert record.status == "success"
+    changed = changed_names(Trial(spec, tuned)._build(), trial.model)
+    assert any("word_embeddings" in name for name in changed)
+    assert any("LayerNorm" in name for name in changed)
+
+
+def test_adapters_on_a_teacher_of_random_weights_are_refused(resources):
+    asked = text_resources(resources.run.root.parent, "tuning.teacher=lora", run="refused")
+    with pytest.raises(ConfigError, match="would leave them random") as caught:
+        _ = asked.data
+    assert caught.value.where == "tuning.teacher"
+    assert "teacher.pretrained" in caught.value.mend
+    students = text_resources(resources.run.root.parent, "tuning.students=lora", run="refused")
+    assert students.data.hash == resources.data.hash
 
 
 @pytest.mark.parametrize("name", ["llm_text", "movielens_text", "movielens_text_full"])

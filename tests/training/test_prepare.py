@@ -12,6 +12,7 @@ from job_zoo import prepared_in, resources_in
 from raydistill.config import arms, cache_identity, evidence_identity
 from raydistill.errors import EvidenceError
 from raydistill.selectors import SELECTORS
+from raydistill.training import calibration
 from raydistill.training import prepare as prepare_module
 from raydistill.training.calibration import CalibrationBatch
 from raydistill.training.context import RunContext
@@ -148,3 +149,23 @@ def test_logits_are_those_at_the_target_positions(resources, teacher):
     assert torch.equal(rows, batch.example)
     assert torch.allclose(found, every[rows, columns], atol=1e-6)
     assert len(found) == len(batch.labels)
+
+
+def test_evidence_holds_no_more_scores_than_it_may(resources, teacher, monkeypatch):
+    most = 20 * resources.data.n_items
+    monkeypatch.setattr(calibration, "SCORES", most)
+    sizes = []
+    original = NextItem.calibration_logits
+
+    def noting(self, model, batch):
+        scores = original(self, model, batch)
+        sizes.append(scores.numel())
+        return scores
+
+    monkeypatch.setattr(NextItem, "calibration_logits", noting)
+    found = []
+    monkeypatch.setattr(prepare_module, "write_evidence", lambda folder, evidence, *_, **__: found.append(evidence))
+    prepare_module.measure(resources, teacher.id, 0)
+    assert max(sizes) <= most < sum(sizes) / 2
+    for kind, values in teacher.evidence.items():
+        np.testing.assert_allclose(found[0].values[kind], values, rtol=1e-4)

@@ -162,7 +162,7 @@ class ItemTexts:
 
     Args:
         titles: Titles by item id; the empty ones become ``(untitled item ID)``.
-        genres: Lists of genres by item id.
+        genres: Lists of genres by item id; nulls in them are dropped.
         item_ids: Original ids by item id.
         special_tokens: Texts that the tokenizer would take for special tokens; a space is put after their first
             character, wherever a title or genre holds one.
@@ -179,7 +179,8 @@ class ItemTexts:
 
     def __getitem__(self, item: int) -> Candidate:
         title = self._clean(self._titles[item]) or f"(untitled item {self._clean(self._item_ids[item])})"
-        return Candidate(title, Words(filter(None, map(self._clean, self._genres[item]))))
+        genres = (genre for genre in self._genres[item] if genre is not None)  # files may hold nulls in their lists
+        return Candidate(title, Words(filter(None, map(self._clean, genres))))
 
     def _clean(self, text: str) -> str:
         for token in self._special:

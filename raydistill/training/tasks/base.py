@@ -6,6 +6,7 @@ says where examples come from, what a model of it is, and how its answers are sc
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class Task(ABC):
         sections: Frozen dataclass whose fields are sections that only this task has, or None.
         metrics: Its metrics, ``@K`` standing for every cutoff.
         claims: Those that are means over users, which is what claims are made of.
-        reported: Those that every record has.
+        reported: Those that every record has, where they are defined.
         scores: Name of the file in a confirmed trial's folder that all its test metrics follow from.
     """
 
@@ -174,9 +175,14 @@ class Task(ABC):
         """Return the named metrics of a model's answers."""
 
     def metrics_of(self, sweep: Sweep, columns: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Return what every record reports and what the sweep asks for."""
+        """Return what every record reports and what the sweep asks for.
+
+        A metric that is defined for none of the users is left out: records hold numbers only. What the search and the
+        claim need is looked at as the data are prepared.
+        """
         asked = [name for name in (*sweep.search.objectives, sweep.analysis.metric) if name not in COSTS]
-        return self.measured(list(dict.fromkeys((*self.reported, *asked))), columns)
+        found = self.measured(list(dict.fromkeys((*self.reported, *asked))), columns)
+        return {name: value for name, value in found.items() if math.isfinite(value)}
 
     @abstractmethod
     def write_scores(self, path: Path, columns: Columns) -> str:
@@ -190,8 +196,12 @@ class Task(ABC):
     def calibration_logits(self, model: nn.Module, batch: CalibrationBatch) -> Tensor:
         """Return the logits of a batch's targets, with gradient."""
 
+    def store_teacher(self, sweep: Sweep, model: nn.Module, folder: Path) -> None:
+        """Write a trained teacher as a Hugging Face folder, with what exports of its students take from there."""
+        model.save_pretrained(folder)
+
     @abstractmethod
-    def export(self, sweep: Sweep, model: nn.Module, folder: Path, items: Path) -> None:
+    def export(self, sweep: Sweep, model: nn.Module, folder: Path, *, items: Path, teacher: Path) -> None:
         """Write a student as a Hugging Face folder, with all that is needed to serve it beside the weights.
 
         Args:
@@ -199,6 +209,7 @@ class Task(ABC):
             model: The student.
             folder: Made where it is missing.
             items: The catalogue's file in the run directory.
+            teacher: Its teacher's folder there.
         """
 
     @abstractmethod

@@ -38,8 +38,11 @@ import torch
 from raydistill import Recommender
 
 model = Recommender.from_pretrained(".")
-history = torch.tensor([[3, 14, 15]])  # ids of items.parquet, oldest first
-scores = model.logits(model.hidden(history)[:, -1])  # column c scores item c + 1
+ids = [3, 14, 15]  # the history, as ids of items.parquet, oldest first
+if not model.causal:
+    ids.append(model.mask_item)  # where a bidirectional model answers
+ids = torch.tensor([ids[-model.max_length :]])
+scores = model.logits(model.hidden(ids)[:, -1])  # column c scores item c + 1
 ```"""
 
 
@@ -202,7 +205,7 @@ class NextItem(Task):
         is_target = inputs.pop("is_target")
         return model.logits(model.hidden(**inputs)[is_target])
 
-    def export(self, sweep: Sweep, model: Recommender, folder: Path, items: Path) -> None:
+    def export(self, sweep: Sweep, model: Recommender, folder: Path, *, items: Path, teacher: Path) -> None:
         model.save_pretrained(folder)
         shutil.copyfile(items, folder / items.name)
 

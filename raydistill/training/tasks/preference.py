@@ -34,6 +34,7 @@ from raydistill.training.context import RunContext
 from raydistill.training.scoring import score_lists, score_lists_by_popularity
 from raydistill.training.tasks.base import Columns, Task, Workload
 from raydistill.training.tasks.next_item import prepared_sequences, without_weights
+from raydistill.training.tasks.refusals import check_metrics, check_tuning
 from raydistill.training.tasks.shape import teacher_shape
 from raydistill.training.text_dataset import TextDataset
 
@@ -44,11 +45,12 @@ from raydistill import TextClassifier
 from transformers import AutoTokenizer
 
 model, tokenizer = TextClassifier.from_pretrained("."), AutoTokenizer.from_pretrained(".")
-batch = tokenizer(["..."], return_tensors="pt", truncation=True, max_length={max_tokens})
+batch = tokenizer(["..."], return_tensors="pt")
 probabilities = model.logits(model.hidden(batch["input_ids"], batch["attention_mask"])).softmax(-1)
 ```
 
-Prompts are made of this template (Jinja2), oldest titles of the history left out where it gets too long:
+Prompts are made of this template (Jinja2) and have at most {max_tokens} tokens. Where one has more, leave whole entries
+out of its history, oldest first, until it fits; a tokenizer that truncates would cut off the candidate.
 
 ```
 {template}
@@ -78,7 +80,7 @@ class Tuning:
     """Which weights are trained: all of them, or low-rank adapters (LoRA, Hu et al. 2022), merged at the end.
 
     Attributes:
-        teacher, students: ``full`` or ``lora``.
+        teacher, students: ``full`` or ``lora``; controls that start from random weights are always trained in full.
         rank, alpha, dropout: Of the adapters.
     """
 
@@ -119,6 +121,7 @@ class Preference(Task):
 
     def prepared_data(self, sweep: Sweep, cache: Path) -> PreferenceData:
         own: Sections = sweep.sections
+        check_tuning(sweep)
         sequences = prepared_sequences(sweep, cache)
         tokenizer = load_tokenizer(_tokenizer_name(sweep))
         plain = plain_sweep(sweep)
@@ -129,7 +132,7 @@ class Preference(Task):
             "tokenizer": tokenizer_identity(tokenizer),
         } | {name: plain[name] for name in ("prompt", "labels", "candidates", "examples")}
         identity = artifact_identity("examples", content)
-        return prepare_preference(
+        data = prepare_preference(
             sequences,
             tokenizer,
             labels=own.labels,
@@ -140,6 +143,8 @@ class Preference(Task):
             folder=cache / "prepared" / identity,
             identity=identity,
         )
+        check_metrics(sweep, data)
+        return data
 
     def describe(self, data: PreferenceData) -> list[str]:
         return render_preference_statistics(data)
@@ -264,8 +269,14 @@ class Preference(Task):
         """Return the class logits of a batch; every text is one target."""
         return model.logits(model.hidden(**batch.inputs))[batch.example]
 
-    def export(self, sweep: Sweep, model: TextClassifier, folder: Path, items: Path) -> None:
+    def store_teacher(self, sweep: Sweep, model: TextClassifier, folder: Path) -> None:
+        # With the tokenizer: its origin may be gone, or another one, by the time that a student is exported.
         model.save_pretrained(folder, load_tokenizer(_tokenizer_name(sweep)))
+
+    def export(self, sweep: Sweep, model: TextClassifier, folder: Path, *, items: Path, teacher: Path) -> None:
+        # Older run directories hold teachers without a tokenizer.
+        stored = (teacher / "tokenizer.json").is_file()
+        model.save_pretrained(folder, load_tokenizer(str(teacher) if stored else _tokenizer_name(sweep)))
 
     def export_onnx(self, model: TextClassifier, path: Path) -> None:
         """Write a student as ONNX: tokens and their mask in, class logits out."""
