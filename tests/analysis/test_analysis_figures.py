@@ -116,6 +116,19 @@ CASES = {
         margin=0.02,
         note=NOTE,
     ),
+    "compression without bounds": lambda: compression.compression(
+        rows(
+            arm=["teacher", "fisher"],
+            keep_ratio=[1.0, 0.5],
+            share=[1.0, 1.2],
+            low=[np.nan, 0.9],
+            high=np.nan,
+            latency_ms=[2.0, 1.0],
+        ),
+        metric="log_loss",
+        margin=0.02,
+        note=NOTE,
+    ),
     "costs": lambda: compression.costs(rows(arm=["tail"], keep_ratio=[0.5], training_seconds=[2.0]), note=NOTE),
     "scaling": lambda: compression.scaling(
         rows(cost=["time"] * 2, depth=[1, 2], value=[1.0, 2.0]),
@@ -225,3 +238,10 @@ def test_a_single_run_has_a_line_and_no_band():
     panel = CASES["training of single runs"]().axes[0]
     assert len(panel.lines) == 2
     assert all(not band.get_paths() for band in panel.collections)
+
+
+def test_an_interval_without_a_bound_goes_to_the_edge():
+    panel = CASES["compression without bounds"]().axes[0]
+    top = panel.get_ylim()[1]
+    assert top > 120
+    assert any(list(line.get_ydata()) == [90, top] for line in panel.lines)
