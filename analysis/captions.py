@@ -71,7 +71,7 @@ CAPTIONS: dict[str, tuple[str, str, str]] = {
     "training_curves": (
         SEARCH,
         "Training of the confirmed students",
-        "Mean over the confirm runs of an arm; bands for the arms that the report talks about.",
+        "Mean over the confirm runs of an arm; bands for the arms that the report talks about, of several runs.",
     ),
     "costs": (
         COST,

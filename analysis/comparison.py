@@ -160,15 +160,16 @@ def _stratum(
     """
     pairs: dict[str, Paired] = {}
     groups: dict[bytes, list[str]] = {}
+    settings = run.settings
+    pooled = not run.task.is_mean_over_users(metric or settings["metric"])
     for arm, values in arms.items():
         both = pair(values, reference, reference_seedless=name in SEEDLESS, arm_seedless=arm in SEEDLESS)
         # A metric that is one number a trial says nothing about a single pair of trials.
         alone = both is not None and np.prod(both.values.shape[:-1]) == 1
-        if both is not None and not (alone and not run.task.is_mean_over_users(metric or run.settings["metric"])):
+        if both is not None and not (alone and pooled):
             pairs[arm] = both
             groups.setdefault(f"{both.values.shape}".encode() + both.reference.tobytes(), []).append(arm)
-    found = []
-    settings = run.settings
+    found, n_users = [], run.users() if pooled else 0
     for members in groups.values():
         stack = np.stack([pairs[members[0]].reference, *(pairs[arm].values for arm in members)])
         compared = compare_arms(
@@ -181,9 +182,31 @@ def _stratum(
             level=settings["level"],
         )
         for one in compared:
+            keys = pairs[one.arm].keys
+            if pooled:
+                runs = arms[one.arm].ids_of(keys, seedless=one.arm in SEEDLESS)
+                one = _without_users(one, n_users, single=len(runs) == 1)
             drawn = max(len(values.by_draw()) for values in (arms[one.arm], reference))
-            found.append((replace(one, drawn=drawn), pairs[one.arm].keys))
+            found.append((replace(one, drawn=drawn), keys))
     return found
+
+
+def _without_users(found: ArmComparison, n_users: int, *, single: bool) -> ArmComparison:
+    """Return a comparison in a metric that is one number a run, without what only users could have told.
+
+    The two equal users that stand for a run (:meth:`Run.per_user`) would make every difference certain: tests and
+    effect sizes over them are NaN, and so is the interval of the mean of a ``single`` run.
+    """
+    nan = float("nan")
+    ends = {"low": nan, "high": nan} if single else {}
+    return replace(
+        found,
+        mean=replace(found.mean, n_users=n_users, **ends),
+        difference=replace(found.difference, n_users=n_users),
+        users_t=replace(found.users_t, statistic=nan, p_value=nan, n=n_users),
+        sign_flip=replace(found.sign_flip, statistic=nan, p_value=nan, n=n_users),
+        user_effect=replace(found.user_effect, cohens_d=nan, hedges_g=nan, low=nan, high=nan, n=n_users),
+    )
 
 
 def _row(found: ArmComparison) -> dict:

@@ -105,7 +105,7 @@ def kept_layers(run: Run) -> pd.DataFrame:
 def learning(run: Run, level: float) -> pd.DataFrame:
     """Return the validation metric over epochs of the confirm trials, with a t interval over runs.
 
-    Columns ``arm``, ``keep_ratio``, ``epoch``, ``mean``, ``low``, ``high``.
+    Columns ``arm``, ``keep_ratio``, ``epoch``, ``mean``, ``low``, ``high``, the ends NaN for a single run.
     """
     metric = run.settings["metric"]
     if metric not in run.curves:
@@ -114,7 +114,7 @@ def learning(run: Run, level: float) -> pd.DataFrame:
     joined = run.curves.merge(keys, on="id")
     groups = joined.groupby(["arm", "keep_ratio", "epoch"])[metric]
     table = groups.agg(["mean", "sem", "count"]).reset_index()
-    half = stats.t.isf(level / 2, (table["count"] - 1).clip(lower=1)) * table["sem"].fillna(0.0)
+    half = stats.t.isf(level / 2, (table["count"] - 1).clip(lower=1)) * table["sem"]
     table["low"], table["high"] = table["mean"] - half, table["mean"] + half
     order = {arm: index for index, arm in enumerate(run.arms())}
     return table.sort_values(["arm", "epoch"], key=lambda c: c.map(order) if c.name == "arm" else c)

@@ -116,6 +116,12 @@ def _resampled(results: Results) -> str:
     return f"{_percent(results)} intervals from a bootstrap that resamples seeds and users"
 
 
+def _t_intervals(results: Results, frame: pd.DataFrame, over: str, single: str) -> str:
+    """Return what the intervals of a frame are, or why it has none."""
+    some = frame["low"].notna().any()
+    return f"{_percent(results)} t intervals over {over}" if some else f"no interval: {single}"
+
+
 def _samples(results: Results) -> str:
     found = results.run.evidence()
     about = found[0].about
@@ -184,7 +190,7 @@ def _layers(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[Pictu
     run = results.run
     if "layer_scores" in tables:
         scores = tables["layer_scores"]
-        under = note(results, _samples(results), f"{_percent(results)} t intervals over the samples")
+        under = note(results, _samples(results), _t_intervals(results, scores, "the samples", "one sample"))
         figure = layers.layer_importance(scores, comments=importance.comments(run, scores), note=under)
         yield picture("layer_importance", figure, "layer_scores")
     if "kept_layers" in tables:
@@ -221,7 +227,7 @@ def _sensitivity(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[
 def _search(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[Picture]:
     metric, shown = results.run.settings["metric"], results.shown()
     if "training_curves" in tables:
-        under = confirmed_note(results, f"{_percent(results)} t intervals over runs")
+        under = confirmed_note(results, _t_intervals(results, tables["training_curves"], "runs", "one run an arm"))
         figure = curves.training_curves(tables["training_curves"], metric=metric, strong=shown, note=under)
         yield picture("training_curves", figure, "training_curves")
     if "search_budget" in tables:

@@ -100,13 +100,7 @@ def _kept(results: Results, ratio: float) -> str | None:
         return None
     margin = f"{100 * results.run.settings['margin']:g} %"
     best = rows.loc[(sign(results.run.settings["metric"]) * rows["mean"]).idxmax()]
-    share, low, high = (
-        share_kept(best[name], results.run.settings["metric"]) for name in ("relative", "relative_low", "relative_high")
-    )
-    kept = (
-        f"{arm_name(best['arm'])} has the best mean, {percent(share)} of the teacher's "
-        f"({percent(low)} to {percent(high)})"
-    )
+    kept = f"{arm_name(best['arm'])} has the best mean{_share(best, results.run.settings['metric'])}"
     if (rows["unit"] == "users").all():
         return f"At {100 * ratio:g} %, of the models that were trained, {kept}."
     held = rows[rows["non_inferior"].astype(bool) & rows["method_claim"].astype(bool)]
@@ -117,6 +111,15 @@ def _kept(results: Results, ratio: float) -> str | None:
         names = _names(held["arm"])
         return f"At {100 * ratio:g} %, {names} {verb} less than {margin} to the teacher, if anything; {kept}."
     return f"At {100 * ratio:g} %, no student is shown to lose less than {margin} to the teacher; {kept}."
+
+
+def _share(row: pd.Series, metric: str) -> str:
+    """Return the share of the teacher's quality with its interval, nothing where there is none."""
+    share, low, high = (share_kept(row[name], metric) for name in ("relative", "relative_low", "relative_high"))
+    if not np.isfinite(share):
+        return ""
+    span = f"{percent(low)} to {percent(high)}" if np.isfinite(high) else f"{percent(low)} or more"
+    return f", {percent(share)} of the teacher's ({span})"
 
 
 def _free(results: Results) -> str | None:

@@ -17,8 +17,8 @@ COLUMNS = ["selector", "teacher_seed", "layer", "mean", "low", "high", "evidence
 def layer_scores(run: Run, level: float) -> pd.DataFrame:
     """Return the scores that each selector ranks by, of every teacher, with t intervals over calibration samples.
 
-    Columns :data:`COLUMNS`; scaled so that the largest mean of a selector and teacher is 1. ``evidence`` is the
-    identity of the folder that the scores come from.
+    Columns :data:`COLUMNS`; scaled so that the largest mean of a selector and teacher is 1, the ends NaN for a single
+    sample. ``evidence`` is the identity of the folder that the scores come from.
     """
     frames = []
     for found in run.evidence():
@@ -26,7 +26,7 @@ def layer_scores(run: Run, level: float) -> pd.DataFrame:
         if scores.empty:
             continue
         table = scores.groupby(["selector", "layer"])["score"].agg(["mean", "sem", "count"]).reset_index()
-        half = stats.t.isf(level / 2, (table["count"] - 1).clip(lower=1)) * table["sem"].fillna(0.0)
+        half = stats.t.isf(level / 2, (table["count"] - 1).clip(lower=1)) * table["sem"]
         scale = table.groupby("selector")["mean"].transform(lambda m: m.abs().max() or 1.0)
         table["low"], table["high"] = (table["mean"] - half) / scale, (table["mean"] + half) / scale
         table["mean"] = table["mean"] / scale

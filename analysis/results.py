@@ -134,7 +134,7 @@ def _main(run: Run, reference: pd.DataFrame, teacher: pd.DataFrame) -> pd.DataFr
                 continue
             values, keys = own_values(own)
             mean = crossed_mean(values)
-            low, high = _interval(mean, own, run.settings["level"])
+            low, high = _interval(mean, own, run)
             rows.append(
                 {
                     "keep_ratio": ratio,
@@ -159,12 +159,16 @@ def _main(run: Run, reference: pd.DataFrame, teacher: pd.DataFrame) -> pd.DataFr
     return frame.sort_values(["keep_ratio", "mean"], ascending=[True, run.direction == "min"]).reset_index(drop=True)
 
 
-def _interval(mean: CrossedMean, own: PerUser, level: float) -> tuple[float, float]:
-    """Return the interval of an arm's mean; of random layers the wider one, over seeds or over the sets drawn."""
-    draws = own.by_draw()
-    half = mean.half_width(level)
+def _interval(mean: CrossedMean, own: PerUser, run: Run) -> tuple[float, float]:
+    """Return the interval of an arm's mean; of random layers the wider one, over seeds or over the sets drawn.
+
+    NaN where nothing tells how the mean varies: one run of a metric that is no mean over users.
+    """
+    draws, level = own.by_draw(), run.settings["level"]
+    known = mean.unit != "users" or run.task.is_mean_over_users(run.settings["metric"])
+    half = mean.half_width(level) if known else np.nan
     if len(draws) > 1:
-        half = max(half, crossed_mean(draws).half_width(level))
+        half = np.fmax(half, crossed_mean(draws).half_width(level))
     return mean.estimate - half, mean.estimate + half
 
 

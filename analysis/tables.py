@@ -50,6 +50,12 @@ def seconds_text(value: float | None) -> str:
     return f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.1f} h"
 
 
+def span_text(low: float | None, high: float | None, pattern: str) -> str:
+    """Return both ends of an interval for people; a dash where it is not known."""
+    known = all(end is not None and math.isfinite(end) for end in (low, high))
+    return pattern.format(low, high) if known else "–"
+
+
 def terminal_table(summary: dict[str, Any]) -> str:
     """Return the closing tables of a sweep as plain text, one a keep-ratio, at most 110 columns wide.
 
@@ -65,7 +71,7 @@ def terminal_table(summary: dict[str, Any]) -> str:
             (
                 arm_name(arm["arm"]),
                 _number(arm["mean"], "{:.4f}"),
-                f"{_number(arm['low'], '{:.4f}')} to {_number(arm['high'], '{:.4f}')}",
+                span_text(arm["low"], arm["high"], "{:.4f} to {:.4f}"),
                 _number(arm["share_of_teacher"], "{:.1%}"),
                 times_text(arm["speed_up"]),
                 count_text(arm["backbone_parameters"]),
@@ -158,7 +164,7 @@ def latex_table(stratum: dict[str, Any], summary: dict[str, Any]) -> str:
         cells = [
             latex_escape(arm_name(arm["arm"])),
             mean + mark,
-            f"[{arm['low']:.4f}, {arm['high']:.4f}]",
+            span_text(arm["low"], arm["high"], "[{:.4f}, {:.4f}]"),
             _number(arm["share_of_teacher"], "{:.1%}").replace("%", r"\%"),
             times_text(arm["speed_up"]).replace("x", r"$\times$"),
             count_text(arm["backbone_parameters"]),

@@ -39,9 +39,12 @@ def sign(metric: str) -> int:
 def share_kept(relative: float, metric: str) -> float:
     """Return the share of the other arm's quality that an improvement of ``relative`` leaves, 1 for none.
 
-    Mean over mean where larger is better; where smaller is better the other arm's mean over one's own.
+    Mean over mean where larger is better; where smaller is better the other arm's mean over one's own, which is NaN
+    where one's own is not above 0: such an end of an interval leaves the share without a bound.
     """
-    return 1 + relative if direction(metric) == "max" else 1 / (1 - relative)
+    if direction(metric) == "max":
+        return 1 + relative
+    return 1 / (1 - relative) if relative < 1 else float("nan")
 
 
 class Task(ABC):

@@ -57,8 +57,8 @@ def compression(points: pd.DataFrame, *, metric: str, margin: float, note: str, 
     """Return quality kept against parameters and against measured latency, with the Pareto front.
 
     Args:
-        points: ``arm``, ``keep_ratio``, ``share``, ``low``, ``high`` (of the teacher's quality, 1 = all)
-            and the columns of :data:`AXES` that were measured.
+        points: ``arm``, ``keep_ratio``, ``share``, ``low``, ``high`` (of the teacher's quality, 1 = all; NaN ends have
+            no bound) and the columns of :data:`AXES` that were measured.
         metric: The metric that quality means.
         margin: Relative margin of non-inferiority, drawn as a band under 100 %.
         note: The line under the figure.
@@ -66,7 +66,8 @@ def compression(points: pd.DataFrame, *, metric: str, margin: float, note: str, 
     """
     measured = [c for c in ("backbone_parameters", "latency_ms") if c in points and points[c].notna().any()]
     figure, axes = new(1, len(measured), 5.0 * len(measured), 4.4, sharey=True)
-    low, high = np.nanmin(points["low"]), np.nanmax(points["high"])
+    shown = points[["share", "low", "high"]]  # ends are NaN where an interval has no bound
+    low, high = np.nanmin(shown), np.nanmax(shown)
     pad = 0.05 * (high - low) + 1e-3
     for panel, column in zip(axes[0], measured, strict=True):
         panel.set_ylim(100 * (low - pad), 100 * (high + pad))
@@ -94,7 +95,8 @@ def _points(panel: Axes, known: pd.DataFrame, column: str, strong: tuple[str, ..
             row[column], 100 * row["share"], arm_marker(row["arm"]), color=arm_colour(row["arm"]), ms=4, alpha=0.5
         )
     for row in known[named].to_dict("records"):
-        panel.plot([row[column]] * 2, [100 * row["low"], 100 * row["high"]], color=arm_colour(row["arm"]), lw=1.1)
+        top = 100 * row["high"] if np.isfinite(row["high"]) else panel.get_ylim()[1]
+        panel.plot([row[column]] * 2, [100 * row["low"], top], color=arm_colour(row["arm"]), lw=1.1)
         panel.plot(row[column], 100 * row["share"], arm_marker(row["arm"]), color=arm_colour(row["arm"]), ms=6)
     for _, part in known[named].groupby(known["keep_ratio"].fillna(1.0)):
         at = part[column].max() + 0.05 * span

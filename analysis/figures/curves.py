@@ -38,7 +38,7 @@ def training_curves(curves: pd.DataFrame, *, metric: str, note: str, strong: tup
     """Return validation quality over epochs, one panel a keep-ratio.
 
     Args:
-        curves: ``arm``, ``keep_ratio``, ``epoch``, ``mean``, ``low``, ``high``.
+        curves: ``arm``, ``keep_ratio``, ``epoch``, ``mean``, ``low``, ``high`` (NaN ends draw no band).
         metric: The metric that ``mean`` is of.
         note: The line under the figure.
         strong: Arms drawn with their band; all when empty.

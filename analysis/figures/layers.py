@@ -15,8 +15,8 @@ def layer_importance(scores: pd.DataFrame, *, note: str, comments: dict[str, str
     """Return one panel a selector: its score of every layer, with an interval over calibration samples.
 
     Args:
-        scores: ``selector``, ``layer``, ``mean``, ``low``, ``high``; scaled so that panels compare. Several teachers
-            (``teacher_seed``) stand side by side, from light to dark.
+        scores: ``selector``, ``layer``, ``mean``, ``low``, ``high`` (NaN ends draw no error bar); scaled so that panels
+            compare. Several teachers (``teacher_seed``) stand side by side, from light to dark.
         note: The line under the figure.
         comments: A few words a selector, written in its panel.
     """
@@ -41,7 +41,8 @@ def layer_importance(scores: pd.DataFrame, *, note: str, comments: dict[str, str
         if part["layer"].nunique() <= 16:
             panel.set_xticks(sorted(part["layer"].unique()))
         panel.axhline(0, color="#555555", lw=0.8)
-        low, high = min(0.0, part["low"].min()), max(part["high"].max(), part["mean"].max())
+        shown = part[["low", "mean", "high"]]  # ends are NaN where there is no interval
+        low, high = min(0.0, np.nanmin(shown)), np.nanmax(shown)
         headroom = max(headroom, high + 0.16 * (high - low))
         if comments and comments.get(name):
             words = escape(comments[name]).replace(", teachers", "\nteachers")

@@ -19,8 +19,8 @@ TESTS = (
 )
 TESTS_TEXT = (
     "Differences in % of the other arm’s mean. p: that there is no difference, corrected with Holm over all rows, as "
-    "are the two tests against the margin. Effect size: Hedges’ g of paired differences over seeds. The last two "
-    "columns say what the seeds and users at hand could find, with the same correction."
+    "are the two tests against the margin. Effect size: Hedges’ g of paired differences over seeds, which "
+    "takes three. The last two columns say what the seeds and users at hand could find, with the same correction."
 )
 
 

@@ -14,7 +14,7 @@ from analysis.figures.names import arm_name, keep_name, metric_name
 from analysis.report.cells import plain_table, raw, text_of
 from analysis.report.extra import more_tables
 from analysis.results import Results
-from analysis.tables import best_of, count_text, digits, seconds_text, times_text
+from analysis.tables import best_of, count_text, digits, seconds_text, span_text, times_text
 
 HERE = Path(__file__).parent
 MOST_RECORDS = 3000
@@ -128,7 +128,7 @@ def _arm(arm: dict[str, Any], summary: dict[str, Any], best: float | None, ancho
         "is_best": arm["mean"] == best and arm["arm"] not in ("teacher", "popularity"),
         "word": verdict["word"],
         "sentence": verdict["sentence"],
-        "interval": f"{text_of(arm['low'], '.4f')} to {text_of(arm['high'], '.4f')}",
+        "interval": span_text(arm["low"], arm["high"], "{:.4f} to {:.4f}").replace("-", "−"),
         "low_raw": raw(arm["low"]),
         "runs": len(arm["trials"]),
         "anchor": anchors.get(arm["trials"][0], "") if arm["trials"] else "",
@@ -225,7 +225,7 @@ def _method(results: Results, summary: dict[str, Any]) -> list[str]:
     pooled = not results.run.task.is_mean_over_users(summary["metric"])
     only_seeds = (
         f"{metric_name(summary['metric'])} is one number a trained model and no mean over users, so here intervals and "
-        "tests know seeds only."
+        "tests know seeds only; a single run has no interval."
     )
     return [
         "Every arm had the same search budget and saw validation data only. Its best configuration was trained again "

@@ -42,7 +42,7 @@ class EffectSize:
 
     Attributes:
         cohens_d: Mean difference over the standard deviation of differences (Cohen's d_z).
-        hedges_g: The same with Hedges' small-sample correction.
+        hedges_g: The same with Hedges' small-sample correction; NaN for two differences, which it is not defined for.
         low: Lower end of the interval of d.
         high: Upper end.
         level: Error rate of that interval.
@@ -163,15 +163,16 @@ def effect_size(differences: ArrayLike, *, level: float = 0.05) -> EffectSize:
     if n < 2:
         raise ValueError("an effect size needs at least two differences")
     check_level(level)
-    mean = _steady_mean(array)
+    mean, df = _steady_mean(array), n - 1
+    # With one degree of freedom the expectation of d does not exist, so nothing corrects it.
+    correction = float("nan")
+    if df > 1:
+        correction = float(np.exp(special.gammaln(df / 2) - special.gammaln((df - 1) / 2)) / np.sqrt(df / 2))
     spread = float(array.std(ddof=1)) if np.ptp(array) > 0 else 0.0
     if spread == 0:
         d = 0.0 if mean == 0 else float(np.copysign(np.inf, mean))
-        return EffectSize(d, d, float("nan"), float("nan"), level, n)
-    d, df = mean / spread, n - 1
-    correction = (
-        float(np.exp(special.gammaln(df / 2) - special.gammaln((df - 1) / 2)) / np.sqrt(df / 2)) if df > 1 else 0.0
-    )
+        return EffectSize(d, d * correction, float("nan"), float("nan"), level, n)
+    d = mean / spread
     if n <= 100:
         low, high = (_noncentrality(d * np.sqrt(n), df, tail) / np.sqrt(n) for tail in (1 - level / 2, level / 2))
     else:

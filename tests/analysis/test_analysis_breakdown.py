@@ -7,13 +7,16 @@ import shutil
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
 from fake_run import SCORED, Simulation, build
 from scipy import stats
 
 from analysis import compare, conclude, load, sensitivity
 from analysis.breakdown import scaling, student_variance
+from analysis.describe import learning
 from analysis.errors import errors, lists
+from analysis.gallery import frames, pictures
 from analysis.importance import comments, layer_scores, score_variance, teacher_agreement
 from analysis.response import ALL
 from analysis.stats import Ledger, holm, variance_components
@@ -40,6 +43,22 @@ def test_each_teacher_has_its_own_scores(taught):
         half = stats.t.isf(0.025, len(raw) - 1) * raw.sem()
         assert row["mean"].iloc[0] == pytest.approx(raw.mean() / best)
         assert row["high"].iloc[0] - row["mean"].iloc[0] == pytest.approx(half / best)
+
+
+def test_one_calibration_sample_and_one_run_have_no_interval(tmp_path):
+    few = {"trials": 1, "users": 20, "items": 80, "keep_ratios": (0.5,), "controls": ("teacher",), "epochs": 2}
+    root = build(tmp_path / "run", Simulation(selectors=("fisher", "uniform"), seeds=1, **few))
+    for path in root.glob("evidence/*/scores.parquet"):
+        pd.read_parquet(path).query("replicate == 0").to_parquet(path)
+    run = load(root)
+    for table in (layer_scores(run, 0.05), learning(run, 0.05)):
+        assert table["mean"].notna().all()
+        assert table[["low", "high"]].isna().all().all()
+    results = conclude(run)
+    shown = pictures(results, frames(results))
+    notes = {one.name: one.figure._supxlabel.get_text().replace("\n", " ") for one in shown}
+    assert notes["layer_importance"].endswith("no interval: one sample")
+    assert notes["training_curves"].endswith("no interval: one run an arm")
 
 
 def test_teachers_agree_by_the_mean_kendall_tau_of_their_pairs(taught):

@@ -94,10 +94,16 @@ CASES = {
         comments={"fisher": "stability 0.80, teachers agree 0.90"},
         note=NOTE,
     ),
+    "importance of one sample": lambda: layers.layer_importance(
+        rows(selector=["fisher"] * 2, layer=[0, 1], mean=[0.5, 1.0], low=np.nan, high=np.nan), note=NOTE
+    ),
     "selection": lambda: layers.layer_selection(
         rows(arm=["tail"] * 2, keep_ratio=[0.5] * 2, layer=[0, 1], share=[1.0, 0.0]), note=NOTE
     ),
     "training": lambda: curves.training_curves(LINES, metric="ndcg@10", note=NOTE),
+    "training of single runs": lambda: curves.training_curves(
+        LINES.assign(low=np.nan, high=np.nan), metric="ndcg@10", note=NOTE
+    ),
     "one epoch": lambda: curves.training_curves(LINES.query("epoch == epoch.min()"), metric="ndcg@10", note=NOTE),
     "budget": lambda: curves.budget_curves(LINES.rename(columns={"epoch": "budget"}), metric="ndcg@10", note=NOTE),
     "roc": lambda: curves.roc_curves(
@@ -107,6 +113,19 @@ CASES = {
     "compression of one point": lambda: compression.compression(
         rows(arm=["teacher"], keep_ratio=[1.0], share=[1.0], low=[1.0], high=[1.0], latency_ms=[2.0]),
         metric="ndcg@10",
+        margin=0.02,
+        note=NOTE,
+    ),
+    "compression without bounds": lambda: compression.compression(
+        rows(
+            arm=["teacher", "fisher"],
+            keep_ratio=[1.0, 0.5],
+            share=[1.0, 1.2],
+            low=[np.nan, 0.9],
+            high=np.nan,
+            latency_ms=[2.0, 1.0],
+        ),
+        metric="log_loss",
         margin=0.02,
         note=NOTE,
     ),
@@ -209,3 +228,20 @@ def test_no_empty_panel_is_left_visible():
     frame = rows(selector=[s for s in "abcde" for _ in range(2)], layer=[0, 1] * 5, mean=1.0, low=0.9, high=1.1)
     figure = layers.layer_importance(frame, note=NOTE)
     assert sum(panel.get_visible() for panel in figure.axes) == 5
+
+
+def test_bars_without_an_interval_are_seen_whole():
+    assert CASES["importance of one sample"]().axes[0].get_ylim()[1] > 1
+
+
+def test_a_single_run_has_a_line_and_no_band():
+    panel = CASES["training of single runs"]().axes[0]
+    assert len(panel.lines) == 2
+    assert all(not band.get_paths() for band in panel.collections)
+
+
+def test_an_interval_without_a_bound_goes_to_the_edge():
+    panel = CASES["compression without bounds"]().axes[0]
+    top = panel.get_ylim()[1]
+    assert top > 120
+    assert any(list(line.get_ydata()) == [90, top] for line in panel.lines)

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from analysis.headline import headline
-from analysis.tasks import TASKS
+from analysis.tasks import TASKS, share_kept
 
 SETTINGS = {"metric": "ndcg@10", "reference": "uniform", "margin": 0.02, "level": 0.05}
 
@@ -132,3 +133,19 @@ def test_nothing_confirmed_concludes_nothing():
 def test_nothing_is_said_of_a_detectable_difference_that_is_not_known():
     rows = [arm("fisher", "undecided", 0.05, detectable=np.inf), arm("tail", "undecided", 0.0, detectable=np.nan)]
     assert "would mostly be missed" not in said(rows, [POPULAR])
+
+
+def test_a_share_kept_has_no_value_where_a_loss_is_not_above_zero():
+    assert share_kept(0.5, "log_loss") == pytest.approx(2)
+    assert share_kept(-1.0, "log_loss") == pytest.approx(0.5)
+    assert share_kept(-1.5, "ndcg@10") == pytest.approx(-0.5)
+    assert all(np.isnan(share_kept(relative, "log_loss")) for relative in (1.0, 1.5, np.nan))
+
+
+def test_an_interval_without_a_bound_is_said_to_have_none(monkeypatch):
+    monkeypatch.setitem(SETTINGS, "metric", "log_loss")
+    rows = [arm("fisher", "undecided", 0.5, relative_high=1.2), POPULAR]
+    text = said([arm("fisher", "undecided", 0.0)], rows)
+    assert "Fisher has the best mean, 200.0 % of the teacher's (196.1 % or more)" in text
+    text = said([arm("fisher", "undecided", 0.0)], [arm("fisher", "undecided", 1.0), POPULAR])
+    assert "Fisher has the best mean." in text

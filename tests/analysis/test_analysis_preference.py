@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 from fake_preference import build_preference
 from fake_run import Simulation, build
@@ -38,6 +40,12 @@ def run(root):
 @pytest.fixture(scope="module")
 def results(run):
     return conclude(run)
+
+
+@pytest.fixture(scope="module")
+def pooled(tmp_path_factory):
+    """Return a run directory whose metric is one number a run."""
+    return load(build_preference(tmp_path_factory.mktemp("pooled") / "run", Simulation(metric="auc", **FEW_TRIALS)))
 
 
 @pytest.mark.parametrize("metric", ["user_log_loss", "user_accuracy", "user_auc", "ndcg@5", "hr@10", "mrr"])
@@ -195,8 +203,8 @@ def test_candidate_lists_and_the_full_catalogue_never_share_a_table(root, run_di
         load_each(root, other)
 
 
-def test_a_metric_of_all_candidates_together_is_tested_over_seeds_alone(tmp_path, no_pictures):
-    run = load(build_preference(tmp_path / "run", Simulation(metric="auc", **FEW_TRIALS)))
+def test_a_metric_of_all_candidates_together_is_tested_over_seeds_alone(pooled, no_pictures):
+    run = pooled
     results = conclude(run)
     row = results.main.query("arm == 'fisher' and keep_ratio == 0.5").iloc[0]
     assert row["mean"] == pytest.approx(run.chosen("fisher", 0.5)["test.auc"].mean())
@@ -207,6 +215,40 @@ def test_a_metric_of_all_candidates_together_is_tested_over_seeds_alone(tmp_path
     assert main([str(run.root)]) == 0
     page = (run.root / "report" / "index.html").read_text()
     assert "here intervals and tests know seeds only" in page
+
+
+def test_one_run_of_such_a_metric_has_no_interval_and_users_no_test(pooled):
+    results = conclude(pooled)
+    main = results.main.set_index(["keep_ratio", "arm"])
+    single = main[main.index.isin(["teacher", "popularity"], level="arm")]
+    assert (single["n_seeds"] == 1).all()
+    assert single[["low", "high"]].isna().all().all()
+    assert main.drop(single.index)[["low", "high"]].notna().all().all()
+    frame = results.reference
+    over_users = ["p_users", "p_sign_flip", "effect_users"]
+    assert frame[over_users].isna().all().all()
+    assert (frame["n_users"] == FEW["users"]).all()
+    assert frame.loc[frame["arm"] == "teacher", ["mean_low", "mean_high"]].isna().all().all()
+    assert frame.loc[frame["arm"] == "fisher", "p_seeds"].notna().all()
+    tests = pd.DataFrame(results.ledger.rows())
+    of_users = tests["family"].str.endswith(("t over users", "sign flip over users"))
+    assert of_users.any()
+    assert tests.loc[of_users, "p_value"].isna().all()
+    assert set(tests.loc[of_users, "correction"]) == {"none"}
+
+
+def test_tables_show_the_mean_alone_where_there_is_no_interval(pooled, no_pictures):
+    assert main([str(pooled.root)]) == 0
+    summary = json.loads((pooled.root / "report" / "summary.json").read_text())
+    teacher = next(arm for arm in summary["strata"][0]["arms"] if arm["arm"] == "teacher")
+    assert (teacher["low"], teacher["high"]) == (None, None)
+    mean = f"{teacher['mean']:.4f}"
+    assert f"teacher & {mean} & – & " in latex_table(summary["strata"][0], summary).replace(r"$^{\dagger}$", "")
+    line = next(line for line in terminal_table(summary).splitlines() if line.startswith("  teacher"))
+    assert line.split()[:3] == ["teacher", mean, "–"]
+    page = (pooled.root / "report" / "index.html").read_text()
+    assert f'>{mean}</td><td data-v="">–</td>' in page
+    assert not re.search(r"\bnan\b", page, re.IGNORECASE)
 
 
 def test_one_run_of_such_a_metric_is_compared_with_nothing(tmp_path):

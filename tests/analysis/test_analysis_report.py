@@ -231,7 +231,10 @@ def test_a_constant_metric_gives_a_report_and_no_verdict_of_difference(tmp_path,
     summary = json.loads((root / "report" / "summary.json").read_text())
     for arm in summary["strata"][0]["arms"]:
         assert arm["mean"] == arm["low"] == arm["high"] == 1.0
-        assert arm["verdict"] is None or arm["verdict"]["word"] == "equivalent"
+        known = "undecided" if arm["arm"] == "random" else "equivalent"  # no claim is made of random draws
+        assert arm["verdict"] is None or arm["verdict"]["word"] == known
+    effects = [row["effect_seeds"] for row in table(root / "report" / "tables" / "against_reference.csv")]
+    assert set(effects) == {""}  # two seeds have no effect size, and none is no effect of zero
 
 
 def test_one_seed_makes_no_verdict_about_a_method(tmp_path, no_pictures, capsys):

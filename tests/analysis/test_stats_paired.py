@@ -129,6 +129,14 @@ def test_effect_sizes_by_hand():
     assert result.hedges_g == pytest.approx(0.7978845608 * result.cohens_d)
 
 
+def test_two_differences_have_no_hedges_g():
+    result = effect_size(np.array([1.0, 2.0]))
+    assert result.cohens_d == pytest.approx(1.5 / np.sqrt(0.5))
+    assert np.isnan(result.hedges_g)
+    assert np.isnan(effect_size(np.zeros(2)).hedges_g)
+    assert np.isfinite(effect_size(np.array([1.0, 2.0, 4.0])).hedges_g)
+
+
 @pytest.mark.parametrize("n", [3, 10, 60])
 def test_effect_size_intervals_invert_the_noncentral_t(n):
     differences = np.random.default_rng(n).standard_normal(n) + 0.5
