@@ -202,8 +202,10 @@ def _sensitivity(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[
     if "sensitivity_curves" not in tables:
         return
     trials, metric = tables["search_trials"], results.run.settings["metric"]
-    log = tuple(n for n in trials.columns if n not in ("id", "arm", "value") and response.log_scaled(trials[n]))
-    searched = f"{len(trials)} finished search trials, 1 seed each"
+    log = tuple(n for n in trials.columns if n not in response.KNOWN and response.log_scaled(trials[n]))
+    distinct = len(response.once(trials))
+    shared = f" of {distinct} computations" if distinct < len(trials) else ""
+    searched = f"{len(trials)} finished search trials{shared}, 1 seed each"
     under = note(results, searched, f"{_percent(results)} t intervals in bins of equal count")
     figure = sensitivity.sensitivity_curves(tables["sensitivity_curves"], trials, metric=metric, log=log, note=under)
     yield picture("sensitivity", figure, "sensitivity_curves")

@@ -19,6 +19,9 @@ FEWEST = 8
 """Finished search trials below which nothing is fitted to them."""
 
 ALL = "all arms"
+KNOWN = ["id", "arm", "same_as", "value"]
+"""Columns of a search trial beside its parameters."""
+
 CURVES = ["arm", "parameter", "x", "mean", "low", "high", "n"]
 IMPORTANCE = ["arm", "method", "parameter", "value"]
 PAIRS = ["arm", "x", "y", "strength", "r_squared", "n"]
@@ -31,10 +34,11 @@ class Sensitivity:
 
     Attributes:
         arm: The arm, or None for all arms together.
-        trials: One row a finished search trial: ``id``, ``arm``, ``value`` and one column a parameter.
+        trials: One row a finished search trial: ``id``, ``arm``, ``same_as`` (the trial that did the same computation
+            for another arm), ``value`` and one column a parameter.
         parameters: The parameters that were varied, without those that follow from others.
-        curves: Mean over each parameter in bins of equal count, with t intervals: of all trials (``all arms``) and of
-            each arm that has enough.
+        curves: Mean over each parameter in bins of equal count, with t intervals: of all trials (``all arms``, each
+            computation once, as in what follows) and of each arm that has enough.
         importance: Share of each parameter by fANOVA and by PED-ANOVA, the same.
         pairs: How much of the fitted surface over two parameters is interaction (``strength``), with the fit's
             out-of-bag R squared: at or below 0 the surface is noise.
@@ -57,11 +61,11 @@ def searched(run: Run, arm: str | None = None) -> tuple[pd.DataFrame, tuple[str,
     trials = run.trials[(run.trials["phase"] == "search") & (run.trials["status"] == "success")]
     trials = trials[trials["arm"] == arm] if arm else trials
     if trials.empty or metric not in trials:
-        return pd.DataFrame(columns=["id", "arm", "value"]), ()
+        return pd.DataFrame(columns=KNOWN), ()
     names = {c.removeprefix("configuration."): c for c in trials.columns if c.startswith("configuration.")}
     names["keep_ratio"] = "keep_ratio"
     trials = trials[trials[metric].notna()]
-    table = trials[["id", "arm", metric]].rename(columns={metric: "value"})
+    table = trials.reindex(columns=["id", "arm", "same_as", metric]).rename(columns={metric: "value"})
     kept: list[str] = []
     for name, column in names.items():
         values = trials[column]
@@ -70,6 +74,13 @@ def searched(run: Run, arm: str | None = None) -> tuple[pd.DataFrame, tuple[str,
             table[name] = values
             kept.append(name)
     return table.dropna(subset=kept).reset_index(drop=True), tuple(kept)
+
+
+def once(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return each computation once: what several arms share under their own names is one observation."""
+    taken = trials["same_as"].notna()
+    computation = trials["same_as"].where(taken, trials["id"])[taken.sort_values(kind="stable").index]
+    return trials[~computation.duplicated().reindex(trials.index)]
 
 
 def _follows(values: pd.Series, others: list[pd.Series]) -> bool:
@@ -100,10 +111,11 @@ def sensitivity(run: Run, arm: str | None = None, *, per_arm: bool = True) -> Se
         per_arm: Also give curves, importances and interactions of each arm alone, where it has enough trials.
     """
     trials, names = searched(run, arm)
-    if len(trials) < FEWEST or not names:
+    pooled = trials if arm else once(trials)
+    if len(pooled) < FEWEST or not names:
         return Sensitivity(arm, trials, names)
     log = [name for name in names if log_scaled(trials[name])]
-    parts = {arm or ALL: trials}
+    parts = {arm or ALL: pooled}
     if per_arm and arm is None:
         parts |= {name: part for name, part in trials.groupby("arm", sort=False) if len(part) >= FEWEST}
     curves, importance, pairs, surface = [], [], [], pd.DataFrame(columns=SURFACE)

@@ -7,14 +7,17 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pandas as pd
 
-from analysis.response import ALL, searched
+from analysis.response import ALL, once, searched
 from analysis.run import Run
 
 IDS = ("id", "trials", "evidence")
 """Columns of ids: a table that has one of them says itself where each row comes from."""
 
-SEARCHED = ("sensitivity_curves", "sensitivity_surface", "interactions", "hyper_parameter_importance",
-            "variance_search")  # fmt: skip
+FITTED = ("sensitivity_curves", "sensitivity_surface", "interactions", "hyper_parameter_importance")
+"""Tables made of the finished search trials that have every varied parameter; all arms together, of each computation
+once."""
+
+SEARCHED = (*FITTED, "variance_search")
 """Tables made of the finished search trials that have every varied parameter."""
 
 
@@ -33,7 +36,7 @@ def sources(run: Run, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         if any(column in table for column in IDS) or name in ("tests", "refused_records"):
             continue
         for arm, ratio in _groups(table):
-            ids = _ids(behind.get(name, standing), arm, ratio)
+            ids = _ids(behind.get(name, standing), arm, ratio, pooled=name in FITTED)
             ids += teacher if name == "groups_of_users" else []
             rows.append({"table": name, "arm": arm, "keep_ratio": ratio, "trials": ids})
     return pd.DataFrame(rows, columns=["table", "arm", "keep_ratio", "trials"])
@@ -46,9 +49,11 @@ def _groups(table: pd.DataFrame) -> Iterator[tuple[str | None, float | None]]:
         yield row.get("arm"), None if ratio is None or np.isnan(ratio) else float(ratio)
 
 
-def _ids(trials: pd.DataFrame, arm: str | None, ratio: float | None) -> list[str]:
+def _ids(trials: pd.DataFrame, arm: str | None, ratio: float | None, *, pooled: bool) -> list[str]:
     if arm not in (None, ALL):
         trials = trials[trials["arm"] == arm]
+    elif pooled:
+        trials = once(trials)
     if ratio is not None and "keep_ratio" in trials:
         keep = trials["keep_ratio"].astype(float)
         trials = trials[keep.isna() | np.isclose(keep, ratio)]

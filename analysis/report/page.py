@@ -27,7 +27,7 @@ def render(title: str, parts: list[dict[str, Any]], across: dict[str, Any] | Non
     Args:
         title: Title of the page.
         parts: One entry a run directory, from :func:`part`.
-        across: What several data sets show together, or None.
+        across: What several data sets show together: ``sentences``, ``pictures`` and the number of ``tests``; or None.
     """
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
@@ -85,14 +85,14 @@ def part(
             for i, (name, p) in enumerate(sections.items())
         ],
         "facts": _facts(results, summary),
-        "method": _method(results, summary),
+        "method": _method(results, summary, base),
         "counts": plain_table(tables.get("trial_counts")),
         "failures": plain_table(tables.get("failed_trials")),
         "refused": plain_table(tables.get("refused_records")),
         "records": records,
-        "records_note": f"The first {MOST_RECORDS:,} of {all_records:,} are listed; tables/trials.csv has all."
+        "records_note": f"The first {MOST_RECORDS:,} of {all_records:,} are listed; {base}tables/trials.csv has all."
         if all_records > MOST_RECORDS
-        else "tables/trials.csv has these and every search trial.",
+        else f"{base}tables/trials.csv has these and every search trial.",
     }
 
 
@@ -220,7 +220,7 @@ def _fact(value: Any) -> str:
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
 
 
-def _method(results: Results, summary: dict[str, Any]) -> list[str]:
+def _method(results: Results, summary: dict[str, Any], base: str) -> list[str]:
     level = f"{100 * (1 - summary['level']):g} %"
     pooled = not results.run.task.is_mean_over_users(summary["metric"])
     only_seeds = (
@@ -239,5 +239,5 @@ def _method(results: Results, summary: dict[str, Any]) -> list[str]:
         f"the margin of {100 * summary['margin']:g} % of the other arm's quality; a large p-value alone is never taken "
         "for equality. Tests over users alone (in the CSV files) describe these trained models only: with thousands "
         "of users they find almost any difference.",
-        f"{results.ledger.sentence()}. All are in tables/tests.csv.",
+        f"{results.ledger.sentence()}. All are in {base}tables/tests.csv.",
     ]

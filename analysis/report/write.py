@@ -56,13 +56,15 @@ def write_joint_report(runs: list[Run], folder: Path) -> list[dict[str, Any]]:
     _clear(folder)
     write_csv(joint.ranks, folder / "tables" / "ranks.csv")
     write_csv(joint.scores, folder / "tables" / "scores.csv")
+    if len(joint.tests):
+        write_csv(joint.tests, folder / "tables" / "tests.csv")
     shown = [_save(one, folder / "figures") for one in joint.pictures]
     summaries = [summary for _, _, summary in written]
     write_json(folder / "summary.json", {"runs": summaries, "across": joint.sentences})
     page = render(
         f"{len(runs)} sweeps: which layers should a small recommender keep?",
         [content for _, content, _ in written],
-        {"sentences": joint.sentences, "pictures": shown},
+        {"sentences": joint.sentences, "pictures": shown, "tests": len(joint.tests)},
     )
     _write_text(folder / "index.html", page)
     return summaries

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -19,6 +20,7 @@ from analysis.errors import errors, lists
 from analysis.gallery import frames, pictures
 from analysis.importance import comments, layer_scores, score_variance, teacher_agreement
 from analysis.response import ALL
+from analysis.sources import sources
 from analysis.stats import Ledger, holm, variance_components
 from raydistill.records import read_ranks, write_json
 
@@ -165,6 +167,39 @@ def test_sensitivity_is_given_for_every_arm_that_has_enough_trials(tmp_path):
         assert curve["mean"].tolist() == pytest.approx(own.groupby("keep_ratio")["value"].mean().tolist())
     assert set(answer.importance["method"]) == {"fANOVA", "PED-ANOVA"}
     assert answer.surface["strength"].iloc[0] == answer.pairs["strength"].iloc[0]
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory):
+    """Return a run directory in which uniform searched on its own, and tail took over what uniform had done."""
+    few = {"trials": 12, "seeds": 1, "users": 40, "items": 60, "fail": 0.0, "epochs": 2}
+    plan = Simulation(selectors=("uniform", "tail"), controls=("teacher",), **few)
+    run = load(build(tmp_path_factory.mktemp("twins") / "run", plan))
+    trials, metric = run.trials, "validation.ndcg@10"
+    search = trials[trials["phase"] == "search"]
+    shared = ["status", "keep_ratio", metric, *(c for c in trials if c.startswith("configuration."))]
+    first, second = (search.index[search["arm"] == arm] for arm in ("uniform", "tail"))
+    trials.loc[second, shared] = trials.loc[first, shared].to_numpy()
+    trials.loc[second, "same_as"] = trials.loc[first, "id"].to_numpy()
+    return run
+
+
+def test_what_two_arms_share_is_one_observation_of_all_arms_together(twins):
+    answer, alone = sensitivity(twins), sensitivity(twins, "uniform")
+    assert len(answer.trials) == 2 * len(alone.trials)
+    for name in ("curves", "importance", "pairs"):
+        both, one = getattr(answer, name), getattr(alone, name)
+        pd.testing.assert_frame_equal(both[both["arm"] == ALL].drop(columns="arm"), one.drop(columns="arm"))
+    assert set(answer.curves["arm"]) == {ALL, "uniform", "tail"}
+    found = sources(twins, {"sensitivity_curves": answer.curves}).set_index("arm")["trials"]
+    assert found[ALL] == list(alone.trials["id"])
+    assert found["tail"] == list(answer.trials.query("arm == 'tail'")["id"])
+
+
+def test_records_that_do_not_know_of_twins_all_count(twins):
+    before = replace(twins, trials=twins.trials.drop(columns="same_as"))
+    curves = sensitivity(before).curves.query("arm == @ALL and parameter == 'temperature'")
+    assert curves["n"].sum() == len(sensitivity(before).trials)
 
 
 def ranks(run, identity):

@@ -214,7 +214,16 @@ def test_several_data_sets_are_ranked_and_never_share_a_table(tmp_path, capsys, 
     page = Page((out / "index.html").read_text())
     for link in page.links:
         assert link[1:] in page.ids if link.startswith("#") else (out / link).is_file(), link
-    assert "2 data sets are few" in (out / "index.html").read_text()
+    text = (out / "index.html").read_text()
+    assert "2 data sets are few" in text
+    tests = table(out / "tables" / "tests.csv")
+    assert len(tests) == 1 + 3  # of all arms, and of each pair of them
+    assert "tables/tests.csv" in page.links
+    # What the page says of a sweep's own tests leads to the folder of that sweep.
+    for i in range(1, 3):
+        said = f"{i}-simulated-ablation/tables/tests.csv"
+        assert f"All are in {said}." in text
+        assert (out / said).is_file()
     assert "simulated-0" in capsys.readouterr().out
 
 
