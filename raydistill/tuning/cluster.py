@@ -18,6 +18,7 @@ _QUIET = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # also the poll of the training controller: 2 s by default
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's own lets fit() return after Ctrl+C as if all trials had ended
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # the records are the truth, Tune's snapshot is not used
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TOKENIZERS_PARALLELISM": "false",

@@ -64,9 +64,14 @@ class DealerSearcher(_NotInSnapshots, Searcher):
         spec = self._again.pop(0) if self._again else self.dealer.next()
         if spec is None:
             # Who has said FINISHED is not asked again, and a trial that runs may still have to start anew.
-            return Searcher.FINISHED if self.dealer.is_exhausted and not self.specs else None
+            return Searcher.FINISHED if self.has_ended else None
         self.specs[trial_id] = spec
         return {"spec": asdict(spec), "name": spec.name, **self._shared}
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether every trial of the sweep has been handed out and has ended."""
+        return self.dealer.is_exhausted and not self.specs and not self._again
 
     def again(self, spec: TrialSpec) -> None:
         """Hand out a trial once more, before any other."""

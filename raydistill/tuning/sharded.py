@@ -41,6 +41,16 @@ class Workers:
     gpus: float
 
 
+class InterruptibleTrainer(TorchTrainer):
+    """A trainer that leaves Ctrl+C to the sweep.
+
+    Ray's own takes the signal for good, also after the training, and ends the process with exit code 0.
+    """
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        return None
+
+
 def run_sharded(
     function: Callable[[Mapping[str, Any], RunContext], Any],
     arguments: Mapping[str, Any],
@@ -49,7 +59,7 @@ def run_sharded(
     name: str,
     storage: str,
     workers: Workers | None = None,
-    trainer: type[TorchTrainer] = TorchTrainer,
+    trainer: type[InterruptibleTrainer] = InterruptibleTrainer,
 ) -> Any:
     """Return what ``function(arguments, context)`` returns on the first of the sweep's workers.
 

@@ -13,7 +13,6 @@ from typing import Any
 import ray
 from ray import tune
 from ray.train import Result
-from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.controller import TrainController
 
 from raydistill.config import Sweep
@@ -21,7 +20,7 @@ from raydistill.records import RunDirectory, read_record
 from raydistill.training.context import RunContext
 from raydistill.training.trial import Trial, TrialSpec
 from raydistill.tuning import checkpoints
-from raydistill.tuning.sharded import Workers, run_sharded
+from raydistill.tuning.sharded import InterruptibleTrainer, Workers, run_sharded
 from raydistill.tuning.trainable import refusal, resources_of
 from raydistill.tuning.versions import OtherCodeError
 
@@ -50,7 +49,7 @@ def trial_workers(sweep: Sweep) -> Workers:
     return Workers(number, min(execution.cpus_per_trial, max(0.1, int(10 * room) / 10)), gpus)
 
 
-class TrainerInActor(TorchTrainer):
+class TrainerInActor(InterruptibleTrainer):
     """A trainer whose controller runs in the actor that calls ``fit``, which Tune reuses from trial to trial.
 
     Ray's own would start a process for the controller of each trial, import torch there, and only then begin
