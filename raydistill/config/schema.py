@@ -265,8 +265,11 @@ def _auto_or_count(value: Any) -> Any:
 
 
 def _address(text: str) -> str:
-    if text not in ("auto", "local") and not re.fullmatch(r"(ray://)?[\w.\-\[\]:]+:[0-9]+", text):
-        raise broken("must be auto, local, ray://HOST:PORT or HOST:PORT")
+    if text.startswith("ray://"):
+        # Ray Client would pickle the dealer to where Tune runs; only Tune's own trials would come back.
+        raise broken("must be on the cluster, not ray://: submit the sweep with `ray job submit` (docs/cluster.md)")
+    if text not in ("auto", "local") and not re.fullmatch(r"[\w.\-\[\]:]+:[0-9]+", text):
+        raise broken("must be auto, local or HOST:PORT")
     return text
 
 

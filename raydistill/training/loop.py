@@ -164,7 +164,7 @@ class DistillationTrainer:
         Raises:
             TrialDivergedError: The loss is no longer finite.
         """
-        self._resume()
+        self.resume()
         while len(self.result.curves) < self.settings.epochs and not self._out_of_patience():
             row = self._epoch(len(self.result.curves))
             self.result.curves.append(row)
@@ -282,7 +282,8 @@ class DistillationTrainer:
                 save_checkpoint(folder, tensors, vars(self.result))
         self.context.report(row, folder)
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
+        """Put back weights, optimizer and ``result`` of the context's checkpoint; once, and before any epoch."""
         if self.context.resume_from is None or self.result.curves:
             return
         tensors, state = load_checkpoint(self.context.resume_from)

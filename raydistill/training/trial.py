@@ -213,15 +213,22 @@ class Trial:
         trainer = DistillationTrainer(
             self.model, dataset, weights, settings, evaluate=self._validate, context=self.context
         )
+        trainer.resume()
         self.result = trainer.result
+        # The process may have been lost after an epoch's checkpoint and before its threshold.
+        if any(self._falls_short(row, settings.metric) for row in self.result.curves):
+            self.status = "stopped"
+            return
         for row in trainer.epochs():
-            self.result = trainer.result
             yield row
-            threshold = spec.stop_below.get(row["epoch"])
-            if threshold is not None and not gain(settings.metric, row[settings.metric]) > threshold:
+            if self._falls_short(row, settings.metric):
                 self.status = "stopped"
                 return
         self.model = self.task.merged(self.model)
+
+    def _falls_short(self, row: dict[str, Any], metric: str) -> bool:
+        threshold = self.spec.stop_below.get(row["epoch"])
+        return threshold is not None and not gain(metric, row[metric]) > threshold
 
     def _validate(self, model: nn.Module) -> dict[str, float]:
         columns = self.task.evaluate(model, self.resources.data, "validation", context=self.context, top=False)

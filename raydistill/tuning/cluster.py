@@ -18,6 +18,7 @@ _QUIET = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # also the poll of the training controller: 2 s by default
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's own lets fit() return after Ctrl+C as if all trials had ended
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # the records are the truth, Tune's snapshot is not used
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TOKENIZERS_PARALLELISM": "false",
@@ -28,8 +29,9 @@ def start(sweep: Sweep) -> str | None:
     """Start Ray, or join the cluster that the sweep names, and return the dashboard's address.
 
     Raises:
-        UserError: The cluster that is named cannot be reached.
+        UserError: The cluster that is named cannot be reached, or runs another Ray or Python, or wants another token.
     """
+    _check_address(sweep)
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are in the records and the display
     for name, value in _QUIET.items():
@@ -45,14 +47,40 @@ def start(sweep: Sweep) -> str | None:
     address = None if execution.address == "auto" else execution.address
     try:
         context = ray.init(address=address, include_dashboard=execution.dashboard, **options)
-    except (ConnectionError, socket.gaierror) as error:
-        raise UserError(
-            f"no Ray cluster answers at {execution.address}: {error}",
-            where="execution.address",
-            mend="start one with `ray up cluster.yaml`, or set execution.address=local",
-        ) from error
+    except (ConnectionError, socket.gaierror, RuntimeError, ray.exceptions.RayError) as error:
+        if type(error) is RuntimeError and "Version mismatch" not in str(error):
+            raise
+        raise _refused(error, execution.address) from error
     url = context.dashboard_url
     return f"http://{url}" if url else None
+
+
+def _check_address(sweep: Sweep) -> None:
+    """Refuse an address for `ray job submit` or Ray Client: Tune must run here, and on a machine of the cluster."""
+    named = os.environ.get("RAY_ADDRESS", "") if sweep.execution.address == "auto" else ""
+    if "://" in named:
+        raise UserError(
+            f"RAY_ADDRESS is {named}, where a sweep can be submitted, and not be run from",
+            where="RAY_ADDRESS",
+            mend="submit the sweep with `ray job submit`, or set execution.address=local to run it here",
+        )
+
+
+def _refused(error: Exception, address: str) -> UserError:
+    """Return the error of a cluster that cannot be joined, with what Ray says of it."""
+    if isinstance(error, ray.exceptions.RayError):
+        what = f"the Ray cluster at {address} does not let this process in: {error}"
+        mend = "give this machine the cluster's token: ~/.ray/auth_token, RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN"
+    elif isinstance(error, RuntimeError):
+        what = str(error).strip()
+        mend = "install the same Ray and Python here as on the cluster: pip install -c constraints.txt -e ."
+    else:
+        what = f"no Ray cluster answers at {address}: {error}"
+        mend = (
+            "start one with `ray up cluster.yaml` and submit the sweep with `ray job submit`, or set "
+            "execution.address=local"
+        )
+    return UserError(what, where="execution.address", mend=mend)
 
 
 def stop() -> None:

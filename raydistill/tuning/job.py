@@ -27,6 +27,7 @@ from raydistill.tuning.metrics import SweepMetrics
 from raydistill.tuning.plan import Plan
 from raydistill.tuning.progress import Progress
 from raydistill.tuning.specs import teacher_seeds
+from raydistill.tuning.versions import check_versions, versions
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class Job:
             progress.phase(f"teacher {identity} (seed {seed}): training, evidence, cached outputs")
             run_sharded(
                 prepare_in_worker,
-                {"run": str(self.run.root), "cache": str(self.cache), "seed": seed},
+                {"run": str(self.run.root), "cache": str(self.cache), "seed": seed, "versions": versions()},
                 self.sweep,
                 name=f"teacher-{identity}",
                 storage=checkpoints.place_of(self.sweep, self.run),
@@ -160,7 +161,12 @@ class Job:
 
 
 def prepare_in_worker(arguments: dict[str, Any], context) -> str:
-    """Return the identity of the teacher that this worker, with the others, has prepared."""
+    """Return the identity of the teacher that this worker, with the others, has prepared.
+
+    Raises:
+        OtherCodeError: This machine, which may have joined after the sweep had started, runs other code.
+    """
+    check_versions(arguments["versions"])
     run = RunDirectory(arguments["run"])
     resources = Resources(build.load_sweep(run.sweep_file), run, Path(arguments["cache"]))
     return prepare_teacher(resources, arguments["seed"], context)

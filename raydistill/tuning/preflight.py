@@ -147,8 +147,11 @@ def _bundle(workers: Workers) -> dict[str, int]:
 
 def _mend(workers: Workers) -> str:
     if workers.gpus and not ray.cluster_resources().get("GPU"):
-        return "set execution.gpus_per_worker and gpus_per_trial to 0, or join a cluster with GPUs (execution.address)"
-    return "ask for less, or join a larger cluster (execution.address; max_workers in cluster.yaml)"
+        return (
+            "set execution.gpus_per_worker and gpus_per_trial to 0, or submit the sweep to a cluster with GPUs "
+            "(`ray job submit`)"
+        )
+    return "ask for less, or submit the sweep to a larger cluster (`ray job submit`; max_workers in cluster.yaml)"
 
 
 @dataclass(frozen=True)

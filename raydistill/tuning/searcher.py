@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -64,9 +65,14 @@ class DealerSearcher(_NotInSnapshots, Searcher):
         spec = self._again.pop(0) if self._again else self.dealer.next()
         if spec is None:
             # Who has said FINISHED is not asked again, and a trial that runs may still have to start anew.
-            return Searcher.FINISHED if self.dealer.is_exhausted and not self.specs else None
+            return Searcher.FINISHED if self.has_ended else None
         self.specs[trial_id] = spec
         return {"spec": asdict(spec), "name": spec.name, **self._shared}
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether every trial of the sweep has been handed out and has ended."""
+        return self.dealer.is_exhausted and not self.specs and not self._again
 
     def again(self, spec: TrialSpec) -> None:
         """Hand out a trial once more, before any other."""
@@ -129,19 +135,21 @@ class Bookkeeper(_NotInSnapshots, Callback):
 
         Raises:
             OtherCodeError: A machine with other code, which may have joined late, has refused it; the sweep ends.
+            RaydistillError: The record is not there or not whole, or what follows from it cannot be written.
         """
         if REFUSED in trial.last_result:
             self.error = OtherCodeError(**trial.last_result[REFUSED])
             raise self.error
         spec = self._searcher.specs.pop(trial.trial_id)
-        self._note(read_record(self._run.record_file(self._searcher.dealer.identity(spec))))
+        with self._ending_the_sweep():
+            self._note(read_record(self._run.record_file(self._searcher.dealer.identity(spec))))
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Let a trial whose process died or raised start again; write its record where that has happened before.
 
         Raises:
-            OtherCodeError: As :meth:`on_trial_complete`, whose errors Tune takes for the trial's own, and comes here.
-            RunDirectoryError: Not even the record of a failure can be written.
+            RaydistillError: As :meth:`on_trial_complete`, whose errors Tune takes for the trial's own, and comes here;
+                or not even the record of a failure can be written.
         """
         if self.error is not None:
             raise self.error
@@ -153,12 +161,25 @@ class Bookkeeper(_NotInSnapshots, Callback):
             self._on_lost(spec, _reason(trial))
             return
         record = failed_record(spec, self._sweep, self._searcher.dealer.data_hash, _reason(trial))
-        try:
+        with self._ending_the_sweep():
             write_record(self._run.record_file(record.id), record)
-        except RunDirectoryError as error:
+            self._note(record)
+
+    @contextlib.contextmanager
+    def _ending_the_sweep(self) -> Iterator[None]:
+        """Keep an error as the one that ends the sweep: a trial that is not noted must not count as ended."""
+        try:
+            yield
+        except RaydistillError as error:
             self.error = error
             raise
-        self._note(record)
+        except OSError as error:
+            self.error = RunDirectoryError(
+                f"a trial that has ended cannot be noted: {error}",
+                where=str(error.filename or self._run.root),
+                mend="see to the disk and the run directory; the same command then continues",
+            )
+            raise self.error from error
 
     def _note(self, record: Record) -> None:
         self._searcher.dealer.finished(record)

@@ -12,16 +12,28 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer, get_device
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2._internal.exceptions import CheckpointManagerInitializationError
+from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
+from ray.train.v2._internal.execution.storage import StorageContext
 
 from raydistill.config import Sweep
 from raydistill.errors import CorruptArtifactError, RaydistillError
 from raydistill.training.checkpoint import load_checkpoint
 from raydistill.training.context import RunContext
+from raydistill.tuning import checkpoints
 
 MAX_FAILURES = 2
 """Times that lost workers are replaced before a run is given up."""
+
+KEPT = 2
+"""Checkpoints of a run that stay: the one that it continues from, and the one before."""
+
+TIMEOUT_S = 24 * 3600
+"""Seconds that workers wait for each other: the first measures evidence and profile alone, which may take hours.
+
+Ray notices a worker that is lost by other means, long before."""
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +53,16 @@ class Workers:
     gpus: float
 
 
+class InterruptibleTrainer(TorchTrainer):
+    """A trainer that leaves Ctrl+C to the sweep.
+
+    Ray's own takes the signal for good, also after the training, and ends the process with exit code 0.
+    """
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        return None
+
+
 def run_sharded(
     function: Callable[[Mapping[str, Any], RunContext], Any],
     arguments: Mapping[str, Any],
@@ -49,7 +71,7 @@ def run_sharded(
     name: str,
     storage: str,
     workers: Workers | None = None,
-    trainer: type[TorchTrainer] = TorchTrainer,
+    trainer: type[InterruptibleTrainer] = InterruptibleTrainer,
 ) -> Any:
     """Return what ``function(arguments, context)`` returns on the first of the sweep's workers.
 
@@ -71,6 +93,7 @@ def run_sharded(
     execution = sweep.execution
     if workers is None:
         workers = Workers(execution.workers, cpus_per_worker(execution.workers), execution.gpus_per_worker)
+    _discard_broken_checkpoints(name, storage)
     launch = trainer(
         _worker,
         train_loop_config={
@@ -79,6 +102,7 @@ def run_sharded(
             "threads": max(1, int(workers.cpus)),
             "strategy": execution.strategy,
         },
+        torch_config=TorchConfig(timeout_s=TIMEOUT_S),
         scaling_config=ScalingConfig(
             num_workers=workers.number,
             use_gpu=workers.gpus > 0,
@@ -88,6 +112,7 @@ def run_sharded(
             name=name,
             storage_path=storage,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            checkpoint_config=CheckpointConfig(num_to_keep=KEPT),
         ),
     )
     try:
@@ -95,6 +120,15 @@ def run_sharded(
     except ray.train.TrainingFailedError as error:
         raise _cause(error) from error
     return result.return_value
+
+
+def _discard_broken_checkpoints(name: str, storage: str) -> None:
+    """Remove the checkpoints of an interrupted run that Ray would refuse to continue, now and on every later try."""
+    try:
+        CheckpointManager(CheckpointConfig(), StorageContext(storage, name, read_only=True))
+    except (CheckpointManagerInitializationError, AssertionError, KeyError, TypeError, ValueError) as error:
+        log.warning("the checkpoints of %s cannot be continued: %s; the training begins anew", name, error)
+        checkpoints.remove(storage, name)
 
 
 def cpus_per_worker(workers: int) -> int:

@@ -13,15 +13,14 @@ from typing import Any
 import ray
 from ray import tune
 from ray.train import Result
-from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.controller import TrainController
 
 from raydistill.config import Sweep
-from raydistill.records import RunDirectory, read_record
+from raydistill.records import Record, RunDirectory, read_record
 from raydistill.training.context import RunContext
 from raydistill.training.trial import Trial, TrialSpec
 from raydistill.tuning import checkpoints
-from raydistill.tuning.sharded import Workers, run_sharded
+from raydistill.tuning.sharded import InterruptibleTrainer, Workers, run_sharded
 from raydistill.tuning.trainable import refusal, resources_of
 from raydistill.tuning.versions import OtherCodeError
 
@@ -50,7 +49,7 @@ def trial_workers(sweep: Sweep) -> Workers:
     return Workers(number, min(execution.cpus_per_trial, max(0.1, int(10 * room) / 10)), gpus)
 
 
-class TrainerInActor(TorchTrainer):
+class TrainerInActor(InterruptibleTrainer):
     """A trainer whose controller runs in the actor that calls ``fit``, which Tune reuses from trial to trial.
 
     Ray's own would start a process for the controller of each trial, import torch there, and only then begin
@@ -66,6 +65,8 @@ class TrainerInActor(TorchTrainer):
 def run_sharded_trial(config: Mapping[str, Any]) -> None:
     """Run the trial of ``config["spec"]`` on its workers; the first of them writes the record.
 
+    Where this machine or one of a worker runs other code, the result says so, and ends the sweep.
+
     A trial whose driver was lost continues from its last epoch. Tune, and the trackers through it, get the numbers
     of the epochs at the end: a queue to send them on the way would be one more process.
 
@@ -73,10 +74,17 @@ def run_sharded_trial(config: Mapping[str, Any]) -> None:
         RaydistillError: The workers were lost too often.
     """
     try:
-        resources = resources_of(config)
+        record = _run(config)
     except OtherCodeError as error:
         tune.report(refusal(error))
         return
+    for row in record.curves:
+        tune.report({key: value for key, value in row.items() if key != "epoch"})
+    tune.report({"record": record.id, "status": record.status})
+
+
+def _run(config: Mapping[str, Any]) -> Record:
+    resources = resources_of(config)
     identity = TrialSpec(**config["spec"]).identity(resources.sweep, resources.data.hash)
     run = RunDirectory(config["run"])
     storage = checkpoints.place_of(resources.sweep, run)
@@ -90,10 +98,7 @@ def run_sharded_trial(config: Mapping[str, Any]) -> None:
         trainer=TrainerInActor,
     )
     checkpoints.remove(storage, f"trial-{identity}")
-    record = read_record(run.record_file(identity))
-    for row in record.curves:
-        tune.report({key: value for key, value in row.items() if key != "epoch"})
-    tune.report({"record": record.id, "status": record.status})
+    return read_record(run.record_file(identity))
 
 
 def train_in_worker(arguments: Mapping[str, Any], context: RunContext) -> str:

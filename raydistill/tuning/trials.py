@@ -46,6 +46,7 @@ def run_trials(
 
     Raises:
         RaydistillError: The sweep cannot go on: a machine has other code, or nothing can be written any more.
+        KeyboardInterrupt: Tune was told to stop before all trials had ended.
     """
     studies = Studies(run.studies, sweep, [keep_ratio for _, keep_ratio in dealer.strata])
     for name, search in dealer.searches.items():
@@ -86,6 +87,8 @@ def run_trials(
         if bookkeeper.error is not None:
             raise bookkeeper.error from error
         raise
+    if not searcher.has_ended:  # as after a signal; what has no record yet must not count as dropped
+        raise bookkeeper.error or KeyboardInterrupt
 
 
 def _trainable(workers: Workers) -> Any:

@@ -149,7 +149,7 @@ FULL = (
     "selectors=[score, {name: score, label: b, choose: stratified}, uniform, {name: random, draws: 2}]",
     "controls=[teacher, popularity, scratch, scratch_kd, no_kd]",
     "search.space={keep_ratio: {uniform: [0.2, 0.8]}, alpha_dist: {int: [0, 1]}, lr: {choice: [1e-5, 1e-3]}}",
-    "execution={address: 'ray://head:10001', concurrency: 3, trackers: [], gpus_per_trial: 0.25}",
+    "execution={address: 'head:6379', concurrency: 3, trackers: [], gpus_per_trial: 0.25}",
     "training.clip=null",
 )
 

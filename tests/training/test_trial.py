@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from raydistill.errors import TrialDivergedError
 from raydistill.models.recommender import Recommender
 from raydistill.records import MODEL, metric_per_user, read_ranks, read_record
 from raydistill.seeding import stream_seed
+from raydistill.training.context import RunContext
 from raydistill.training.tasks import NEXT_ITEM, next_item
 from raydistill.training.trial import Trial, failed_record, loss_weights
 
@@ -92,6 +94,33 @@ def test_a_trial_that_is_not_above_its_threshold_stops_after_that_epoch(resource
     # Exactly the threshold is not above it.
     equal = spec_of(resources, teacher, phase="search", stop_below={1: record.curves[0][METRIC]})
     assert run(equal, resources)[1].status == "stopped"
+
+
+def test_a_trial_resumed_after_an_epoch_has_the_record_of_an_unbroken_one(resources, teacher, tmp_path):
+    def copy(row, folder):
+        shutil.copytree(folder, tmp_path / f"after {row['epoch']}")
+
+    spec = spec_of(resources, teacher, seed=31)
+    saving = RunContext(report=copy, checkpoint_folder=tmp_path / "checkpoint")
+    unbroken = run(spec, resources, context=saving, folder=tmp_path / "unbroken")[1]
+    for epoch in (1, 2):
+        resuming = RunContext(resume_from=tmp_path / f"after {epoch}")
+        _, record = run(spec, resources, context=resuming, folder=tmp_path / f"resumed {epoch}")
+        assert (record.status, record.epochs) == ("success", 2)
+        assert record.curves[:epoch] == unbroken.curves[:epoch]
+        assert (record.validation, record.test) == (unbroken.validation, unbroken.test)
+        assert record.ranks_sha256 == unbroken.ranks_sha256
+        assert record.cost["training_seconds"] > 0
+
+
+def test_a_trial_lost_before_its_threshold_was_asked_stops_when_it_is_resumed(resources, teacher, tmp_path):
+    spec = spec_of(resources, teacher, phase="search", seed=32, stop_below={1: 2.0})
+    saving = RunContext(checkpoint_folder=tmp_path / "checkpoint")
+    _, stopped = run(spec, resources, context=saving, folder=tmp_path / "stopped")
+    resuming = RunContext(resume_from=tmp_path / "checkpoint")
+    _, record = run(spec, resources, context=resuming, folder=tmp_path / "resumed")
+    assert (record.status, record.curves) == ("stopped", stopped.curves)
+    assert record.validation == stopped.validation
 
 
 def test_a_trial_that_diverges_fails_visibly_and_raises_nothing(tmp_path):

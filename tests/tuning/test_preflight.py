@@ -119,7 +119,7 @@ def test_more_than_there_is_is_refused_with_what_there_is(monkeypatch):
     assert "4 CPU 0 GPU, 2 CPU 0 GPU" in caught.value.what
     with pytest.raises(UserError) as caught:
         preflight._wait_for_room(Workers(1, 1, 1), "execution.gpus_per_worker", print, 0.1)
-    assert "to 0, or join a cluster with GPUs" in caught.value.mend
+    assert "to 0, or submit the sweep to a cluster with GPUs" in caught.value.mend
 
 
 def test_an_autoscaler_is_asked_and_waited_for_and_not_for_ever(monkeypatch):

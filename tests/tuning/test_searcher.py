@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
+from ray.tune.callback import CallbackList
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 from tuning_zoo import dealer_of, invented_record, small_sweep
 
+from raydistill.errors import CorruptArtifactError, RunDirectoryError
 from raydistill.records import RunDirectory, read_record, write_record
 from raydistill.training.trial import TrialSpec
 from raydistill.tuning.searcher import Bookkeeper, DealerSearcher
@@ -166,6 +172,69 @@ def test_a_machine_with_other_code_ends_the_sweep_and_leaves_no_record(parts):
     assert "ray up cluster.yaml" in caught.value.mend
     assert said.records == []
     assert list(run.records()) == []
+
+
+def stopped_by_tune(keeper, trial):
+    """Let Ray's own controller stop a trial that has reported its last result; it catches what a callback raises."""
+    controller = object.__new__(TuneController)
+    controller._iteration, controller._trials, controller._live_trials = 0, [trial], {trial}
+    controller._fail_fast, controller._has_errored = False, False
+    controller._scheduler_alg = controller._search_alg = MagicMock()
+    controller._schedule_trial_stop = controller._schedule_graceful_trial_stop = lambda *arguments, **named: None
+    controller._callbacks = CallbackList([keeper])
+    controller.stop_trial(trial)
+
+
+def running(name: str) -> MagicMock:
+    trial = MagicMock(trial_id=name, error_file=None, last_result={}, status=TuneTrial.RUNNING)
+    trial.should_recover.return_value = False
+    return trial
+
+
+def full(record):
+    raise OSError(errno.ENOSPC, "No space left on device", "studies/fisher.log")
+
+
+def missing(run, record):
+    return None
+
+
+def cut(run, record):
+    write_record(run.record_file(record.id), record)
+    run.record_file(record.id).write_text("{")
+
+
+def whole(run, record):
+    write_record(run.record_file(record.id), record)
+
+
+@pytest.mark.parametrize(
+    ("write", "on_record", "kind", "says"),
+    [
+        (missing, None, RunDirectoryError, "No such file"),
+        (cut, None, CorruptArtifactError, "cannot be read"),
+        (whole, full, RunDirectoryError, "No space left"),
+    ],
+)
+def test_a_record_that_cannot_be_noted_ends_the_sweep_with_the_reason(parts, sweep, write, on_record, kind, says):
+    searcher, keeper, run, said = parts
+    keeper._on_record = on_record or keeper._on_record
+    searcher.suggest("a")
+    write(run, invented_record(searcher.specs["a"], sweep))
+    with pytest.raises(kind, match=says):
+        stopped_by_tune(keeper, running("a"))
+    assert isinstance(keeper.error, kind)
+    assert says in keeper.error.what
+    assert keeper.error.where
+    assert said.lost == []
+
+
+def test_a_failure_that_cannot_be_noted_ends_the_sweep_with_the_reason(parts):
+    searcher, keeper, *_ = parts
+    keeper._on_record = full
+    with pytest.raises(RunDirectoryError, match="No space left"):
+        lose_twice(searcher, keeper)
+    assert "then continues" in keeper.error.mend
 
 
 def test_tunes_snapshots_hold_nothing_of_them(parts, tmp_path):

@@ -1,0 +1,133 @@
+"""Runs of several workers, as far as they can be asked about without any."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from types import SimpleNamespace
+
+import pytest
+from ray import tune
+from ray.train import Checkpoint, CheckpointConfig
+from ray.train.torch import TorchConfig
+from ray.train.v2._internal.exceptions import CheckpointManagerInitializationError
+from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
+from ray.train.v2._internal.execution.storage import StorageContext
+from ray.train.v2._internal.execution.training_report import _TrainingReport
+from tuning_zoo import small_sweep
+
+from raydistill.training.context import RunContext
+from raydistill.tuning import job, sharded, sharded_trial
+from raydistill.tuning.trainable import refusal
+from raydistill.tuning.versions import OtherCodeError, versions
+
+pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20")  # Ray's own files
+
+
+def test_a_worker_that_runs_other_code_ends_the_sweep_and_not_its_trial_alone(tmp_path, monkeypatch):
+    error, said = OtherCodeError.of("late", ["raydistill 0 (here 1)"]), []
+
+    def refuse(*arguments, **settings):
+        raise error
+
+    resources = SimpleNamespace(sweep=small_sweep(tmp_path), data=SimpleNamespace(hash="datahash"))
+    monkeypatch.setattr(sharded_trial, "resources_of", lambda config: resources)
+    monkeypatch.setattr(sharded_trial, "run_sharded", refuse)
+    monkeypatch.setattr(tune, "report", said.append)
+    spec = {"phase": "search", "arm": "uniform", "kind": "selector", "number": 0, "seed": 0, "start": "random"}
+    workers = {"number": 2, "cpus": 1.0, "gpus": 0.0}
+    sharded_trial.run_sharded_trial(
+        {"spec": spec, "run": str(tmp_path), "cache": "", "versions": {}, "workers": workers}
+    )
+    assert said == [refusal(error)]
+
+
+def test_a_worker_of_the_teacher_that_runs_other_code_refuses(tmp_path):
+    arguments = {"run": str(tmp_path), "cache": "", "seed": 0, "versions": versions() | {"raydistill": "another"}}
+    with pytest.raises(OtherCodeError, match="another"):
+        job.prepare_in_worker(arguments, RunContext())
+
+
+class Launched(Exception):
+    pass
+
+
+@pytest.fixture
+def launch(tmp_path, monkeypatch):
+    """Start a run up to where Ray would start processes; returns what Ray's trainer was given."""
+    given = []
+
+    class Trainer(sharded.InterruptibleTrainer):
+        def fit(self):
+            given.append(self)
+            raise Launched
+
+    def launch(sweep):
+        with pytest.raises(Launched):
+            sharded.run_sharded(
+                print, {}, sweep, name="teacher-a", storage=str(tmp_path / "train"),
+                workers=sharded.Workers(2, 1.0, 0.0), trainer=Trainer,
+            )  # fmt: skip
+        return given[-1]
+
+    return launch
+
+
+def manager(folder):
+    return CheckpointManager(CheckpointConfig(num_to_keep=2), StorageContext(str(folder), "teacher-a"))
+
+
+@pytest.fixture
+def interrupted(tmp_path):
+    """The folder of a run of three checkpoints, as Ray itself writes it."""
+
+    async def write():
+        own = manager(tmp_path / "train")
+        for number in range(3):
+            folder = tmp_path / "train" / "teacher-a" / f"checkpoint_{number}"
+            folder.mkdir(parents=True)
+            own.register_checkpoint(_TrainingReport(metrics={}, checkpoint=Checkpoint(str(folder)), validation=False))
+
+    asyncio.run(write())
+    return tmp_path / "train" / "teacher-a"
+
+
+def cut(run):
+    path = run / "checkpoint_manager_snapshot.json"
+    path.write_text(path.read_text()[:40])
+
+
+def lose_the_folders(run):
+    for path in run.glob("checkpoint_?"):
+        path.rmdir()
+
+
+def another_layout(run):
+    path = run / "checkpoint_manager_snapshot.json"
+    content = json.loads(path.read_text())
+    del content["current_report_index"]
+    path.write_text(json.dumps(content | {"ray_version": "2.0.0"}))
+
+
+@pytest.mark.parametrize("damage", [cut, lose_the_folders, another_layout])
+def test_checkpoints_that_ray_refuses_are_removed_and_said(tmp_path, interrupted, launch, caplog, damage):
+    damage(interrupted)
+    with pytest.raises(CheckpointManagerInitializationError):
+        manager(tmp_path / "train")
+    launch(small_sweep(tmp_path))
+    assert "begins anew" in caplog.text
+    assert not list(interrupted.glob("checkpoint*"))
+    manager(tmp_path / "train")
+
+
+def test_workers_wait_longer_for_the_first_than_any_evidence_takes(tmp_path, launch):
+    backend = launch(small_sweep(tmp_path)).backend_config
+    assert isinstance(backend, TorchConfig)
+    assert TorchConfig().timeout_s < 3600 < 12 * 3600 < backend.timeout_s
+
+
+def test_a_whole_snapshot_stays_and_two_checkpoints_with_it(tmp_path, interrupted, launch, caplog):
+    trainer = launch(small_sweep(tmp_path))
+    assert "begins anew" not in caplog.text
+    assert sorted(path.name for path in interrupted.glob("checkpoint_?")) == ["checkpoint_1", "checkpoint_2"]
+    assert trainer.run_config.checkpoint_config.num_to_keep == 2
