@@ -346,7 +346,12 @@ def test_a_shipped_text_sweep_is_checked_by_a_dry_run_without_any_weights(tmp_pa
     Qwen2Config(num_hidden_layers=12, hidden_size=64, num_attention_heads=4, num_key_value_heads=2).save_pretrained(
         checkpoint
     )
-    data = {"source": "interactions", "split": "user_time", **params.plain(resources.sweep.data.params)}
+    data = {
+        "source": "interactions",
+        "split": "user_time",
+        "time_cuts": [0.6, 0.8],
+        **params.plain(resources.sweep.data.params),
+    }
     overrides = [
         f"data={json.dumps(data | {'min_interactions': 1, 'max_length': 3})}",
         f"teacher.pretrained={checkpoint}",

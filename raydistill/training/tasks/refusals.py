@@ -55,6 +55,6 @@ def _undefined(sweep: Sweep, name: str, key: str, part: str, values: dict[str, f
     return DataError(
         f"{name} is defined for no user: under the split {sweep.data.split} no list of {part} has {what}",
         where=key,
-        mend="choose a split that gives users several rated items in a period, such as user_time, or a metric that is "
-        f"defined: {', '.join(possible)}",
+        mend="give users several rated items in a period, by a split such as user_time or by data.time_cuts further "
+        f"apart, or choose a metric that is defined: {', '.join(possible)}",
     )
