@@ -143,6 +143,7 @@ class Bookkeeper(_NotInSnapshots, Callback):
         spec = self._searcher.specs.pop(trial.trial_id)
         with self._ending_the_sweep():
             self._note(read_record(self._run.record_file(self._searcher.dealer.identity(spec))))
+        _forget_metrics(trial)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Let a trial whose process died or raised start again; write its record where that has happened before.
@@ -154,6 +155,7 @@ class Bookkeeper(_NotInSnapshots, Callback):
         if self.error is not None:
             raise self.error
         spec = self._searcher.specs.pop(trial.trial_id)
+        _forget_metrics(trial)
         identity = self._searcher.dealer.identity(spec)
         self._failures[identity] += 1
         if self._failures[identity] <= MAX_FAILURES:
@@ -184,6 +186,13 @@ class Bookkeeper(_NotInSnapshots, Callback):
     def _note(self, record: Record) -> None:
         self._searcher.dealer.finished(record)
         self._on_record(record)
+
+
+def _forget_metrics(trial: TuneTrial) -> None:
+    """Drop Tune's statistics of a trial's metrics: nobody reads them, and without them it leaves a tenth in memory."""
+    trial.run_metadata.metric_analysis.clear()
+    trial.run_metadata.metric_n_steps.clear()
+    trial.run_metadata.invalidate_cache()
 
 
 def _reason(trial: TuneTrial) -> str:

@@ -12,6 +12,7 @@ from ray.tune.callback import CallbackList
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
+from ray.tune.trainable.metadata import _TrainingRunMetadata
 from tuning_zoo import dealer_of, invented_record, small_sweep
 
 from raydistill.errors import CorruptArtifactError, RunDirectoryError
@@ -45,7 +46,9 @@ def parts(sweep, tmp_path):
 
 
 def tune_trial(name: str, error_file: str | None = None, **result) -> SimpleNamespace:
-    return SimpleNamespace(trial_id=name, error_file=error_file, last_result=result)
+    return SimpleNamespace(
+        trial_id=name, error_file=error_file, last_result=result, run_metadata=_TrainingRunMetadata()
+    )
 
 
 def test_a_suggestion_holds_the_whole_spec_as_plain_values(parts):
@@ -235,6 +238,21 @@ def test_a_failure_that_cannot_be_noted_ends_the_sweep_with_the_reason(parts):
     with pytest.raises(RunDirectoryError, match="No space left"):
         lose_twice(searcher, keeper)
     assert "then continues" in keeper.error.mend
+
+
+def test_tune_keeps_little_of_a_trial_that_has_ended(parts, sweep):
+    searcher, keeper, run, _ = parts
+    searcher.suggest("a")
+    record = invented_record(searcher.specs["a"], sweep)
+    write_record(run.record_file(record.id), record)
+    trial = TuneTrial("unused", stub=True, trial_id="a")
+    for epoch in range(1, 13):
+        trial.update_last_result({f"metric {number}": epoch for number in range(20)} | {"training_iteration": epoch})
+    before = len(trial.get_json_state()[1])
+    keeper.on_trial_complete(0, [], trial)
+    assert trial.run_metadata.metric_analysis == trial.run_metadata.metric_n_steps == {}
+    assert trial.last_result["metric 0"] == 12  # for trackers
+    assert len(trial.get_json_state()[1]) < before / 5
 
 
 def test_tunes_snapshots_hold_nothing_of_them(parts, tmp_path):
