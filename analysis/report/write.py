@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import re
 from pathlib import Path
@@ -21,6 +22,11 @@ from analysis.tables import latex_table, write_csv
 from raydistill.records import atomic_write, write_json
 
 SCREEN_DPI = 170
+
+FILES = "files.json"
+"""Name of the file that lists the figures and tables of a report, so that the next one knows which are its own."""
+
+WRITTEN = re.compile(r"(figures/[^/\\]+\.(png|pdf)|tables/[^/\\]+\.(csv|tex))")
 
 
 def write_report(run: Run, folder: Path | None = None) -> dict[str, Any]:
@@ -53,11 +59,8 @@ def write_joint_report(runs: list[Run], folder: Path) -> list[dict[str, Any]]:
         _write_part(run, folder / f"{i}-{_safe(run.name)}", key=f"r{i}", page=folder) for i, run in enumerate(runs, 1)
     ]
     joint = across([results for results, _, _ in written])
-    _clear(folder)
-    write_csv(joint.ranks, folder / "tables" / "ranks.csv")
-    write_csv(joint.scores, folder / "tables" / "scores.csv")
-    if len(joint.tests):
-        write_csv(joint.tests, folder / "tables" / "tests.csv")
+    tables = {"ranks": joint.ranks, "scores": joint.scores, **({"tests": joint.tests} if len(joint.tests) else {})}
+    files = [_write_table(frame, folder / "tables" / f"{name}.csv") for name, frame in tables.items()]
     shown = [_save(one, folder / "figures") for one in joint.pictures]
     summaries = [summary for _, _, summary in written]
     write_json(folder / "summary.json", {"runs": summaries, "across": joint.sentences})
@@ -67,6 +70,7 @@ def write_joint_report(runs: list[Run], folder: Path) -> list[dict[str, Any]]:
         {"sentences": joint.sentences, "pictures": shown, "tests": len(joint.tests)},
     )
     _write_text(folder / "index.html", page)
+    _replace_files(folder, [*files, *_figures(shown, folder)])
     return summaries
 
 
@@ -75,10 +79,10 @@ def _write_part(run: Run, folder: Path, *, key: str, page: Path) -> tuple[Result
     results = conclude(run)
     tables = frames(results)
     summary = summarize(results)
-    _clear(folder)
-    write_tables(results, tables, summary, folder / "tables")
+    files = write_tables(results, tables, summary, folder / "tables")
     shown = [_save(picture, folder / "figures") for picture in pictures(results, tables)]
     write_json(folder / "summary.json", summary)
+    _replace_files(folder, [*files, *_figures(shown, folder)])
     base, trials = _relative(folder, page), _relative(run.root / "trials", page)
     return results, part(results, summary, tables, shown, key=key, base=base, trials=trials), summary
 
@@ -87,22 +91,49 @@ def _safe(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "run"
 
 
-def write_tables(results: Results, tables: dict[str, pd.DataFrame], summary: dict[str, Any], folder: Path) -> None:
-    """Write every table as CSV, the trials among them, and the main tables as LaTeX."""
-    for name, frame in {**tables, "trials": results.run.trials.drop(columns="root")}.items():
-        write_csv(frame, folder / f"{name}.csv")
+def write_tables(
+    results: Results, tables: dict[str, pd.DataFrame], summary: dict[str, Any], folder: Path
+) -> list[Path]:
+    """Write every table as CSV, the trials among them, and the main tables as LaTeX; return the files."""
+    whole = {**tables, "trials": results.run.trials.drop(columns="root")}
+    written = [_write_table(frame, folder / f"{name}.csv") for name, frame in whole.items()]
     for stratum in summary["strata"]:
         if stratum["arms"]:
             name = f"main_keep_{100 * stratum['keep_ratio']:g}".replace(".", "_")
-            _write_text(folder / f"{name}.tex", latex_table(stratum, summary))
+            written.append(folder / f"{name}.tex")
+            _write_text(written[-1], latex_table(stratum, summary))
+    return written
 
 
-def _clear(folder: Path) -> None:
-    """Remove the figures and tables of an earlier report: one that has no data any more must not stay."""
-    for name, endings in (("figures", ("png", "pdf")), ("tables", ("csv", "tex"))):
-        for ending in endings:
-            for old in (folder / name).glob(f"*.{ending}"):
-                old.unlink()
+def _write_table(frame: pd.DataFrame, path: Path) -> Path:
+    write_csv(frame, path)
+    return path
+
+
+def _figures(shown: list[dict[str, Any]], folder: Path) -> list[Path]:
+    return [folder / "figures" / f"{one['name']}.{ending}" for one in shown for ending in ("png", "pdf")]
+
+
+def _replace_files(folder: Path, written: list[Path]) -> None:
+    """Remove the figures and tables that an earlier report wrote and this one did not, and note those of this one.
+
+    One that has no data any more must not stay. The folder may be anybody's (``--output paper``): what no report has
+    noted is not touched.
+    """
+    names = sorted(path.relative_to(folder).as_posix() for path in written)
+    for old in set(_noted(folder)) - set(names):
+        (folder / old).unlink(missing_ok=True)
+    write_json(folder / FILES, names)
+
+
+def _noted(folder: Path) -> list[str]:
+    """Return the figures and tables that an earlier report noted in a folder; nothing that leads elsewhere."""
+    try:
+        names = json.loads((folder / FILES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    known = names if isinstance(names, list) else []
+    return [name for name in known if isinstance(name, str) and WRITTEN.fullmatch(name)]
 
 
 def _save(picture: Picture, folder: Path) -> dict[str, Any]:

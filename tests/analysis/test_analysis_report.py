@@ -260,3 +260,44 @@ def test_one_arm_is_shown_alone(tmp_path, no_pictures):
     summary = json.loads((root / "report" / "summary.json").read_text())
     assert [a["arm"] for a in summary["strata"][0]["arms"]] == ["fisher"]
     assert "no selector to compare with uniform" in " ".join(summary["headline"])
+
+
+def test_a_report_removes_what_an_earlier_one_wrote_and_nothing_else(tmp_path, no_pictures):
+    root = build(tmp_path / "run", Simulation(**{**TINY, "selectors": ("uniform", "fisher"), "controls": ("teacher",)}))
+    out = tmp_path / "paper"
+    mine = [out / "figures" / "mine.png", out / "figures" / "mine.pdf", out / "tables" / "mine.csv",
+            out / "tables" / "mine.tex", tmp_path / "outside.csv"]  # fmt: skip
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    assert main([str(root), "--output", str(out)]) == 0
+    noted = json.loads((out / "files.json").read_text())
+    written = {path.relative_to(out).as_posix() for path in out.glob("*/*") if path not in mine}
+    assert set(noted) == written
+    assert "tables/against_teacher.csv" in noted
+    # Without a teacher there is no such table; and what a changed list says of other places is not believed.
+    (out / "files.json").write_text(json.dumps([*noted, "../outside.csv", "tables/../../outside.csv", 1]))
+    for path in root.glob("trials/*/record.json"):
+        if read_record(path).arm == "teacher":
+            shutil.rmtree(path.parent)
+    assert main([str(root), "--output", str(out)]) == 0
+    assert not (out / "tables" / "against_teacher.csv").exists()
+    assert all(path.read_text() == "mine" for path in mine)
+    (out / "files.json").write_text("[")
+    assert main([str(root), "--output", str(out)]) == 0
+    assert all(path.exists() for path in mine)
+
+
+def test_a_joint_report_keeps_what_it_did_not_write(tmp_path, no_pictures):
+    few = {**TINY, "trials": 1, "selectors": ("uniform", "fisher", "tail"), "controls": ("teacher",)}
+    roots = [str(build(tmp_path / f"r{i}", Simulation(seed=i, source=f"s{i}", **few))) for i in range(2)]
+    out = tmp_path / "paper"
+    mine = out / "tables" / "mine.csv"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    assert main([*roots, "--output", str(out)]) == 0
+    assert {"tables/tests.csv", "tables/ranks.csv"} <= set(json.loads((out / "files.json").read_text()))
+    twin = str(shutil.copytree(roots[0], tmp_path / "twin"))
+    assert main([roots[0], twin, "--output", str(out)]) == 0  # one data set: no test any more
+    assert not (out / "tables" / "tests.csv").exists()
+    assert mine.read_text() == "mine"
