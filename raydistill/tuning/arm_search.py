@@ -20,7 +20,11 @@ class ArmSearch:
             trials of the same arm, as long as one could run to its end.
         epochs: Epochs of a whole trial.
         group_size: Trials of a group.
-        kept: Finished trials of an earlier run, by number; they are not run again.
+        kept: Finished trials of an earlier run; they are not run again.
+        failed: Number of the first trial that failed in an earlier run, and is run again or has been. What was kept
+            of later groups may have been suggested from its failure, so there it counts only where it is what is
+            suggested now.
+        identity: Gives the identity of a spec, to compare it with what was kept.
     """
 
     def __init__(
@@ -30,7 +34,9 @@ class ArmSearch:
         n_trials: int,
         epochs: int,
         group_size: int,
-        kept: dict[int, Record] | None = None,
+        kept: Sequence[Record] = (),
+        failed: int | None = None,
+        identity: Callable[[TrialSpec], str] = lambda spec: spec.name,
     ) -> None:
         self._make_specs = make_specs
         self._budget = n_trials * epochs
@@ -39,7 +45,10 @@ class ArmSearch:
         self._next_group = 0
         self._queue: list[TrialSpec] = []
         self._running: set[int] = set()
-        self.records: dict[int, Record] = dict(kept or {})
+        self.records: dict[int, Record] = {record.number: record for record in kept}
+        self._kept = {record.id: record for record in kept}
+        self._failed = failed
+        self._identity = identity
         self.is_done = False
 
     @property
@@ -70,8 +79,20 @@ class ArmSearch:
             group = range(self._next_group, self._next_group + min(self._group_size, affordable))
             self.is_done = len(group) == 0
             self._next_group = group.stop
+            if self._failed is not None and group.start > self._failed:
+                self._keep_what_follows(group, earlier)
             left = [number for number in group if number not in self.records]
             self._queue = self._make_specs(left, earlier) if left else []
+
+    def _keep_what_follows(self, group: range, earlier: Sequence[Record]) -> None:
+        """Keep of a group what is suggested now; after the last group, nothing."""
+        for number in [number for number in self.records if number >= group.start]:
+            if number in group or self.is_done:
+                del self.records[number]
+        for spec in self._make_specs(group, earlier) if group else ():
+            record = self._kept.get(self._identity(spec))
+            if record is not None:
+                self.records[spec.number] = record
 
     def _spent(self, record: Record) -> int:
         # A failed trial has had its chance: it is charged in full, or a failing arm would never end.

@@ -27,7 +27,7 @@ class Dealer:
         data_hash: Hash of the prepared data.
         teachers: Prepared teachers; the search is under the first.
         records: Records of an earlier run; what succeeded or was stopped under these teachers is kept, what
-            failed is run again.
+            failed is run again. With failures that were run again before, since what follows from them may be kept.
     """
 
     def __init__(
@@ -39,21 +39,25 @@ class Dealer:
         self.arms = arms(sweep)
         self.strata = strata(sweep, self.teachers[0].n_layers)
         known = {teacher.id for teacher in self.teachers}
-        kept = [record for record in records if record.status in FINISHED and record.teacher in known]
-        self.searches = {arm.name: self._search(arm, kept) for arm in self.arms if arm.has_study}
+        records = [record for record in records if record.teacher in known]
+        kept = [record for record in records if record.status in FINISHED]
+        self.searches = {arm.name: self._search(arm, records) for arm in self.arms if arm.has_study}
         self.confirmed = {record.id: record for record in kept if record.phase == "confirm"}
         self.confirm: list[TrialSpec] | None = None
         self._n_ready = 0
         self._queue: list[TrialSpec] = []
         self._dealt: set[str] = set()
 
-    def _search(self, arm: Arm, kept: Sequence[Record]) -> ArmSearch:
+    def _search(self, arm: Arm, records: Sequence[Record]) -> ArmSearch:
+        own = [record for record in records if (record.phase, record.arm) == ("search", arm.name)]
         return ArmSearch(
             lambda numbers, earlier: search_specs(self.sweep, arm, self.teachers[0], self.strata, numbers, earlier),
             n_trials=self.sweep.search.trials,
             epochs=self.sweep.training.epochs,
             group_size=self.sweep.search.per_arm,
-            kept={record.number: record for record in kept if (record.phase, record.arm) == ("search", arm.name)},
+            kept=[record for record in own if record.status in FINISHED],
+            failed=min((record.number for record in own if record.status not in FINISHED), default=None),
+            identity=self.identity,
         )
 
     def next(self) -> TrialSpec | None:

@@ -6,12 +6,12 @@ import contextlib
 import fcntl
 import shutil
 import sys
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 from raydistill.config import Sweep, dump_sweep, plain_sweep
 from raydistill.errors import CorruptArtifactError, RunDirectoryError
-from raydistill.records import Record, RunDirectory, atomic_write, sha256_file, write_json
+from raydistill.records import Record, RunDirectory, atomic_write, read_record, sha256_file, write_json
 from raydistill.training import build
 from raydistill.training.tasks import task_of
 from raydistill.tuning.signature import signature
@@ -125,6 +125,22 @@ def kept_records(run: RunDirectory) -> list[Record]:
     return records
 
 
+def search_failures(run: RunDirectory, records: Sequence[Record]) -> list[Record]:
+    """Move search trials that failed to ``superseded/``, and return all that were ever moved there.
+
+    They run again, and what was suggested after one may follow from its failure: a sweep that is killed when it has
+    been mended must still know of it.
+    """
+    for record in records:
+        if (record.phase, record.status) == ("search", "failed"):
+            _move_aside(run, record.id)
+    found = []
+    for path in sorted(run.root.glob("superseded/*/record.json")):
+        with contextlib.suppress(CorruptArtifactError):
+            found.append(read_record(path))
+    return [record for record in found if (record.phase, record.status) == ("search", "failed")]
+
+
 def set_aside(run: RunDirectory, identities: Set[str]) -> list[str]:
     """Move trials that the sweep does not consist of any more to ``superseded/``, and return their identities.
 
@@ -133,11 +149,15 @@ def set_aside(run: RunDirectory, identities: Set[str]) -> list[str]:
     """
     moved = sorted(path.name for path in run.root.glob("trials/*") if path.is_dir() and path.name not in identities)
     for name in moved:
-        place = run.root / "superseded" / name
-        shutil.rmtree(place, ignore_errors=True)
-        place.parent.mkdir(exist_ok=True)
-        run.trial(name).rename(place)
+        _move_aside(run, name)
     return moved
+
+
+def _move_aside(run: RunDirectory, identity: str) -> None:
+    place = run.root / "superseded" / identity
+    shutil.rmtree(place, ignore_errors=True)
+    place.parent.mkdir(exist_ok=True)
+    run.trial(identity).rename(place)
 
 
 def _scores_problem(run: RunDirectory, record: Record) -> str | None:

@@ -22,7 +22,7 @@ from raydistill.training.teach import describe_teacher, read_history, warn_if_we
 from raydistill.training.trial import TrialSpec
 from raydistill.tuning import checkpoints, cluster, preflight
 from raydistill.tuning.dealer import Dealer
-from raydistill.tuning.directory import describe_run, kept_records, open_run_directory, set_aside
+from raydistill.tuning.directory import describe_run, kept_records, open_run_directory, search_failures, set_aside
 from raydistill.tuning.metrics import SweepMetrics
 from raydistill.tuning.plan import Plan
 from raydistill.tuning.progress import Progress
@@ -102,7 +102,8 @@ class Job:
             preflight.check_cluster(self.sweep, self.run, notify=progress.phase)
             exported = SweepMetrics(self.sweep.name, quality_metric(self.sweep))
             teachers = [self._prepared(resources, seed, progress) for seed in teacher_seeds(self.sweep)]
-            dealer = Dealer(self.sweep, resources.data.hash, teachers, records)
+            dealt = [*records, *search_failures(self.run, records)]
+            dealer = Dealer(self.sweep, resources.data.hash, teachers, dealt)
 
             def start(spec: TrialSpec) -> None:
                 progress.expect(dealer.trials_by_arm() or expected)

@@ -84,6 +84,29 @@ def test_failed_trials_run_again_when_the_sweep_continues(sweep):
     assert not kept & {record.id for record in again}
 
 
+@pytest.mark.parametrize("stop_after", [None, *range(1, 12)])
+def test_a_failure_that_is_mended_leaves_the_sweep_that_never_failed(sweep, stop_after):
+    never = dealer_of(sweep)
+    play(never)
+    first = play(dealer_of(sweep), failing={("fisher", 0), ("random", 2)})
+    failures = [record for record in first if record.status == "failed"]
+    known = {record.id: record for record in first}
+    # Killed among the trials that follow, it still knows that there were failures.
+    for stop in (stop_after, None):
+        dealer = dealer_of(sweep, [*known.values(), *failures])
+        known |= {record.id: record for record in play(dealer, stop_after=stop)}
+    assert dealer.identities == never.identities
+    assert outline(known[one] for one in dealer.identities) == outline(known[one] for one in never.identities)
+    assert any(record.status != "failed" and one not in dealer.identities for one, record in known.items())
+
+
+def test_a_failure_that_stays_costs_nothing_but_itself(sweep):
+    failing = {("fisher", 0)}
+    first = play(dealer_of(sweep), failing=failing)
+    again = play(dealer_of(sweep, first), failing=failing)
+    assert [(record.arm, record.number, record.status) for record in again] == [("fisher", 0, "failed")]
+
+
 def test_a_finished_sweep_deals_nothing_again(sweep):
     first = play(dealer_of(sweep))
     assert play(dealer_of(sweep, first)) == []

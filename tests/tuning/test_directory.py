@@ -12,7 +12,7 @@ from raydistill.errors import RunDirectoryError
 from raydistill.records import RANK_COLUMNS, RunDirectory, write_ranks, write_record
 from raydistill.training import build
 from raydistill.training.tasks import NEXT_ITEM
-from raydistill.tuning.directory import LOCK, describe_run, kept_records, open_run_directory, set_aside
+from raydistill.tuning.directory import LOCK, describe_run, kept_records, open_run_directory, search_failures, set_aside
 
 
 @pytest.fixture
@@ -157,6 +157,21 @@ def test_trials_that_belong_no_more_are_set_aside_not_deleted(run, stored):
     assert {record.id for record in kept_records(run)} == {first.id, third.id}
     assert (run.root / "superseded" / second.id / "record.json").is_file()
     assert set_aside(run, {first.id, third.id}) == []
+
+
+def test_failures_of_the_search_are_known_after_they_were_mended(run, sweep):
+    dealer = dealer_of(sweep)
+    specs = [dealer.next() for _ in range(2)]
+    failed, whole = (
+        invented_record(spec, sweep, fails=fails) for spec, fails in zip(specs, (True, False), strict=True)
+    )
+    for record in (failed, whole):
+        write_record(run.record_file(record.id), record)
+    assert search_failures(run, kept_records(run)) == [failed]
+    assert kept_records(run) == [whole]
+    write_record(run.record_file(failed.id), invented_record(specs[0], sweep))
+    assert search_failures(run, kept_records(run)) == [failed]
+    assert len(kept_records(run)) == 2
 
 
 def test_the_description_is_written_and_refuses_data_that_have_changed(run, sweep, tmp_path):
