@@ -47,8 +47,8 @@ def start(sweep: Sweep) -> str | None:
     address = None if execution.address == "auto" else execution.address
     try:
         context = ray.init(address=address, include_dashboard=execution.dashboard, **options)
-    except (ConnectionError, socket.gaierror, RuntimeError, ray.exceptions.RayError) as error:
-        if type(error) is RuntimeError and "Version mismatch" not in str(error):
+    except (ConnectionError, socket.gaierror, RuntimeError, ray.exceptions.AuthenticationError) as error:
+        if isinstance(error, RuntimeError) and "Version mismatch" not in str(error):
             raise
         raise _refused(error, execution.address) from error
     url = context.dashboard_url
@@ -68,7 +68,7 @@ def _check_address(sweep: Sweep) -> None:
 
 def _refused(error: Exception, address: str) -> UserError:
     """Return the error of a cluster that cannot be joined, with what Ray says of it."""
-    if isinstance(error, ray.exceptions.RayError):
+    if isinstance(error, ray.exceptions.AuthenticationError):
         what = f"the Ray cluster at {address} does not let this process in: {error}"
         mend = "give this machine the cluster's token: ~/.ray/auth_token, RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN"
     elif isinstance(error, RuntimeError):
@@ -76,9 +76,10 @@ def _refused(error: Exception, address: str) -> UserError:
         mend = "install the same Ray and Python here as on the cluster: pip install -c constraints.txt -e ."
     else:
         what = f"no Ray cluster answers at {address}: {error}"
+        # A wrong token too, since Ray then gives up asking for the cluster's name.
         mend = (
             "start one with `ray up cluster.yaml` and submit the sweep with `ray job submit`, or set "
-            "execution.address=local"
+            "execution.address=local; one that asks for tokens answers to its own alone (RAY_AUTH_MODE, RAY_AUTH_TOKEN)"
         )
     return UserError(what, where="execution.address", mend=mend)
 

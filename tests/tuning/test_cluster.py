@@ -43,6 +43,7 @@ def broken(**_):
         (other_versions, "Ray: 1.0.0", "install the same Ray and Python"),
         (wrong_token, "the token is wrong", "give this machine the cluster's token"),
         (silence, "no Ray cluster answers at 10.0.0.1:6379", "ray job submit"),
+        (silence, "nobody there", "RAY_AUTH_TOKEN"),
     ],
 )
 def test_a_cluster_that_cannot_be_joined(sweep, monkeypatch, init, says, mend):
