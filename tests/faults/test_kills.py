@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
+
 import pytest
 from sweep_process import SweepProcess, facts, workers
 
+from raydistill.records import RunDirectory
+
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
+
+LISTENING = ("env", "--default-signal=INT")
+"""Whoever starts the tests in the background of a shell has Ctrl+C ignored."""
 
 
 def test_the_undisturbed_sweep_is_whole(reference):
@@ -37,6 +45,38 @@ def test_the_driver_is_killed_in_each_phase(reference, tmp_path):
     assert {name: after[name] for name in before} == before
     assert facts(sweep.run.root) == reference.facts
     assert not sweep.files("ray/train/*")
+
+
+def test_ctrl_c_while_the_teacher_is_trained(reference, tmp_path):
+    sweep = SweepProcess(tmp_path / "run", reference.storage, prefix=LISTENING)
+    sweep.wait_for(lambda: sweep.files("ray/train/teacher-*/checkpoint_*/state.json"))
+    interrupt(sweep)
+    SweepProcess(sweep.run.root, reference.storage).finish()
+    assert facts(sweep.run.root) == reference.facts
+
+
+def test_ctrl_c_among_trials_drops_none_that_are_finished(reference, tmp_path):
+    run = reference.copy(tmp_path / "run", without=("studies", "report"))
+    for path, record in RunDirectory(run).records():
+        if (record.phase, record.arm) == ("search", "random"):
+            shutil.rmtree(path.parent)
+    sweep = SweepProcess(run, reference.storage, prefix=LISTENING)
+    before = stamps(sweep)
+    sweep.wait_for(lambda: workers("DistillTrainable search"))
+    interrupt(sweep)
+    assert {name: stamps(sweep).get(name) for name in before} == before
+    assert not sweep.files("superseded/*")
+    SweepProcess(run, reference.storage).finish()
+    assert facts(run) == reference.facts
+
+
+def interrupt(sweep: SweepProcess) -> None:
+    """Press Ctrl+C, and expect the sweep to say so and to write no report."""
+    sweep.process.send_signal(signal.SIGINT)
+    said = sweep.finish(code=130)
+    assert "the same command continues from here" in said
+    assert "writing the report" not in said
+    assert "Traceback" not in said
 
 
 def test_a_trials_process_is_killed_in_mid_training(reference, tmp_path):
