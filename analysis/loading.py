@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def load(*roots: Path | str, cache: bool = True) -> Run:
     Raises:
         RunDirectoryError: A folder is no run directory, or the protocols of several differ.
     """
-    runs = [_load_one(Path(root), cache) for root in roots]
+    runs = _load_all(roots, cache)
     if not runs:
         raise RunDirectoryError("no run directory was given", mend="python -m analysis runs/NAME")
     same_protocol(runs, with_data=True)
@@ -61,9 +62,18 @@ def load_each(*roots: Path | str, cache: bool = True) -> list[Run]:
     Raises:
         RunDirectoryError: As :func:`load`.
     """
-    runs = [_load_one(Path(root), cache) for root in roots]
+    runs = _load_all(roots, cache)
     same_protocol(runs, with_data=False)
     return runs
+
+
+def _load_all(roots: Sequence[Path | str], cache: bool) -> list[Run]:
+    seen: set[Path] = set()
+    for path in (Path(root).resolve() for root in roots):
+        if path in seen:
+            raise RunDirectoryError("a run directory is given twice", where=str(path), mend="name it once")
+        seen.add(path)
+    return [_load_one(Path(root), cache) for root in roots]
 
 
 def same_protocol(runs: list[Run], *, with_data: bool) -> None:

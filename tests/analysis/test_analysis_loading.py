@@ -168,6 +168,12 @@ def test_a_folder_that_is_no_run_directory_is_a_users_mistake(tmp_path, kind, wo
         load(root)
 
 
+@pytest.mark.parametrize("reader", [load, load_each])
+def test_a_run_directory_counts_once(run_dir, reader):
+    with pytest.raises(RunDirectoryError, match="given twice"):
+        reader(run_dir, run_dir / ".." / run_dir.name)
+
+
 def test_missing_plan_and_signature_are_noted(run_dir, tmp_path):
     root = copy(run_dir, tmp_path)
     (root / "plan.json").unlink()
