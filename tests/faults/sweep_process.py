@@ -91,7 +91,7 @@ class SweepProcess:
         """Wait for the end, expect an exit code, and return what was said."""
         self.process.wait(timeout=LIMIT_S)
         said = self.log.read_text()
-        assert self.process.returncode == code, said[-4000:]
+        assert self.process.returncode == code, f"ended with {self.process.returncode}: {said[-4000:]}"
         return said
 
     def hold_a_trial(self) -> psutil.Process:

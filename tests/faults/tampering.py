@@ -64,6 +64,19 @@ def change(module):
 """
 )
 
+OTHER_CODE_IN_TRAIN_WORKERS = (
+    WHEN_IMPORTED.format(module="raydistill.tuning.versions")
+    + """
+def change(module):
+    own = module.code_hash
+    def code_hash(folder=None):
+        from ray._raylet import getproctitle
+        return "0ther0de" if getproctitle().startswith("ray::RayTrainWorker") else own(folder)
+    module.code_hash = code_hash
+"""
+)
+"""As where workers that were lost are replaced on a machine that has joined late."""
+
 
 def python_path(folder: Path, code: str) -> str:
     """Return a value of PYTHONPATH under which every process runs some code when it starts."""

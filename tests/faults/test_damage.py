@@ -58,3 +58,14 @@ def test_damaged_checkpoints_are_passed_over(reference, tmp_path):
         cut(checkpoint)
     SweepProcess(sweep.run.root, reference.storage).finish()
     assert facts(sweep.run.root) == reference.facts
+
+
+def test_a_damaged_list_of_checkpoints_is_said_and_the_training_begins_anew(reference, tmp_path):
+    sweep = SweepProcess(tmp_path / "run", reference.storage)
+    sweep.kill_when(lambda: len(sweep.files("ray/train/teacher-*/checkpoint_*/state.json")) >= 2)
+    (snapshot,) = sweep.files("ray/train/teacher-*/checkpoint_manager_snapshot.json")
+    cut(snapshot)
+    said = SweepProcess(sweep.run.root, reference.storage).finish()
+    assert "the training begins anew" in said
+    assert "Traceback" not in said
+    assert facts(sweep.run.root) == reference.facts

@@ -6,7 +6,7 @@ import time
 
 import pytest
 from sweep_process import SweepProcess, facts, workers
-from tampering import OTHER_CODE, python_path
+from tampering import OTHER_CODE, OTHER_CODE_IN_TRAIN_WORKERS, python_path
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 
@@ -45,3 +45,16 @@ def test_a_node_that_joins_late_with_other_code_ends_the_sweep(reference, tmp_pa
     cluster.remove_node(node)
     SweepProcess(run, reference.storage, f"execution.address={cluster.address}", RAY_AUTH_MODE="disabled").finish()
     assert facts(run) == reference.facts
+
+
+@pytest.mark.parametrize("without", [("teacher", "cache", "evidence", "trials"), ("trials",)])
+def test_other_code_in_a_worker_of_a_teacher_or_a_trial_ends_the_sweep(reference, tmp_path, without):
+    run = reference.copy(tmp_path / "run", without=(*without, "computations", "studies", "report"))
+    other = python_path(tmp_path / "tampering", OTHER_CODE_IN_TRAIN_WORKERS)
+    sweep = SweepProcess(run, reference.storage, "execution.workers=2", PYTHONPATH=other)
+    said = sweep.finish(code=2)
+    assert "0ther0de" in said
+    assert "ray up cluster.yaml" in said
+    assert "Traceback" not in said
+    assert list(sweep.run.records()) == []
+    assert not sweep.files("teacher/*/history.json") or "teacher" not in without
