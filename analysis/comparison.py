@@ -186,7 +186,7 @@ def _stratum(
             if pooled:
                 runs = arms[one.arm].ids_of(keys, seedless=one.arm in SEEDLESS)
                 one = _without_users(one, n_users, single=len(runs) == 1)
-            drawn = max(len(values.by_draw()) for values in (arms[one.arm], reference))
+            drawn = max(int(values.trials["draw"].nunique()) for values in (arms[one.arm], reference))
             found.append((replace(one, drawn=drawn), keys))
     return found
 

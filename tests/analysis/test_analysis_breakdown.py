@@ -125,12 +125,17 @@ def test_an_arm_that_lost_a_seed_stays_in_the_family(run_dir, tmp_path):
     assert row["difference"] == pytest.approx(own["test.ndcg@10"].mean() - other["test.ndcg@10"].mean())
 
 
-def test_another_reference_keeps_the_comparison_with_uniform(run_dir, tmp_path):
+def with_reference(run_dir, tmp_path, arm):
+    """Return a copy of a run directory that was planned with another reference."""
     root = shutil.copytree(run_dir, tmp_path / "copy")
     plan = json.loads((root / "plan.json").read_text())
-    plan["analysis"]["reference"] = "tail"
+    plan["analysis"]["reference"] = arm
     write_json(root / "plan.json", plan)
-    results = conclude(load(root))
+    return root
+
+
+def test_another_reference_keeps_the_comparison_with_uniform(run_dir, tmp_path):
+    results = conclude(load(with_reference(run_dir, tmp_path, "tail")))
     assert set(results.reference["against"]) == {"tail"}
     assert set(results.uniform["against"]) == {"uniform"}
     assert {"fisher", "tail", "scratch"} <= set(results.uniform["arm"])
@@ -138,11 +143,7 @@ def test_another_reference_keeps_the_comparison_with_uniform(run_dir, tmp_path):
 
 
 def test_the_teacher_may_be_the_reference(run_dir, tmp_path):
-    root = shutil.copytree(run_dir, tmp_path / "copy")
-    plan = json.loads((root / "plan.json").read_text())
-    plan["analysis"]["reference"] = "teacher"
-    write_json(root / "plan.json", plan)
-    results = conclude(load(root))
+    results = conclude(load(with_reference(run_dir, tmp_path, "teacher")))
     assert set(results.reference["against"]) == {"teacher"}
     assert results.teacher.equals(results.reference)
     assert results.main.query("arm == 'teacher'")["share_of_teacher"].tolist() == [1.0, 1.0]
