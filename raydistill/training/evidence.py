@@ -131,20 +131,16 @@ def measure_evidence(
     own = backbone_of(model).config._attn_implementation
     if "attention" in asked and own != "eager":
         log.warning("attention %r gives no probabilities: the evidence is measured with 'eager'", own)
+    cut = {"size": chunk_size, "targets": chunk_targets}
     values: dict[str, list[np.ndarray]] = defaultdict(list)
     with _evaluating(model), Meter(device) as meter:
         for replicate, batches in enumerate(batches_per_replicate):
             measured: dict[str, np.ndarray] = {}
             if asked & {*_OBSERVED, *GRADIENT_KINDS}:
                 rng = stream(seed, "evidence", replicate)
-                cut = {"size": chunk_size, "targets": chunk_targets}
                 measured |= _of_one_forward(model, batches, logits, chosen, rows, asked, rng, draws, cut, meter)
             if asked & set(_REMOVED):
-                pieces = [
-                    piece
-                    for batch in batches
-                    for piece, _ in batch.to(device).chunks(chunk_size, targets=chunk_targets)
-                ]
+                pieces = [piece for batch in batches for piece, _ in batch.to(device).chunks(**cut)]
                 measured |= removal(model, pieces, logits, chosen, len(rows), asked, meter)
             for kind in asked:
                 _check_finite(kind, measured[kind])
