@@ -38,7 +38,7 @@ class Progress:
         self._running: Counter[str] = Counter()
         self._ended: dict[str, Counter[str]] = {arm: Counter() for arm in expected}
         self._best: dict[str, tuple[float, str]] = {}
-        self._started = time.monotonic()
+        self._started = self._counted_from = time.monotonic()
         self._kept = 0
         self._last_line = 0.0
         self._live: Live | None = None
@@ -54,7 +54,7 @@ class Progress:
             self._live.__exit__(*exception)
             self._live = None
         elif self._total("ended"):
-            self.console.print(self._line())
+            self.console.print(self._line(), markup=False)
 
     def phase(self, text: str) -> None:
         """Say what happens now."""
@@ -75,7 +75,7 @@ class Progress:
         for record in records:
             self._count(record)
         self._kept = self._total("ended")
-        self._started = time.monotonic()
+        self._counted_from = time.monotonic()
 
     def started(self, spec: TrialSpec) -> None:
         """Count a trial that starts."""
@@ -85,6 +85,11 @@ class Progress:
         elif spec.phase == "search" and self._phase not in (SEARCHING, CONFIRMING):
             self.phase(SEARCHING)
         self._running[spec.arm] += 1
+        # Not where a trial ends: its place is then empty for a moment, and too few would be said to run.
+        now = time.monotonic()
+        if self._live is None and self._total("ended") and now - self._last_line >= PLAIN_INTERVAL_S:
+            self._last_line = now
+            self.console.print(self._line(), markup=False)
 
     def lost(self, spec: TrialSpec, reason: str) -> None:
         """Say that a trial starts again, since its process was lost; it goes on counting as running."""
@@ -97,10 +102,6 @@ class Progress:
         if record.status == "failed":
             reason = (record.error or "no reason given").splitlines()[0]
             self.console.print(f"failed: {record.name}: {reason}", markup=False)
-        now = time.monotonic()
-        if self._live is None and now - self._last_line >= PLAIN_INTERVAL_S:
-            self._last_line = now
-            self.console.print(self._line(), markup=False)
 
     def _count(self, record: Record) -> None:
         self._ended.setdefault(record.arm, Counter())[record.status] += 1
@@ -121,7 +122,7 @@ class Progress:
         left = max(0, sum(self._expected.values()) - ended)
         if fresh < 3:
             return "time left unknown"
-        return f"about {_clock((time.monotonic() - self._started) / fresh * left)} left"
+        return f"about {_clock((time.monotonic() - self._counted_from) / fresh * left)} left"
 
     def _line(self) -> str:
         failed = sum(counts["failed"] for counts in self._ended.values())
@@ -133,7 +134,9 @@ class Progress:
         if self._best:
             arm, (value, _) = max(self._best.items(), key=lambda item: gain(self._metric, item[1][0]))
             parts.append(f"best validation {self._metric} {value:.4f} ({arm}),")
-        return " ".join([*parts, self._remaining()])
+        if self._total("ended") < sum(self._expected.values()):
+            parts.append(self._remaining())
+        return " ".join(parts).rstrip(",")
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False)

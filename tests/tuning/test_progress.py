@@ -40,13 +40,14 @@ def test_plain_lines_count_what_has_ended_what_runs_and_what_failed(sweep, every
             progress.started(spec)
         good = invented_record(specs[0], sweep)
         progress.ended(good)
+        progress.started(specs[3])
         progress.ended(invented_record(specs[1], sweep, fails=True))
     lines = out.getvalue().splitlines()
     assert lines[0].endswith("searching")
-    assert "1/20 trials, 2 running, 0 failed" in lines[1]
+    assert "1/20 trials, 3 running, 0 failed" in lines[1]
     assert f"best validation {METRIC} {good.validation[METRIC]:.4f} ({specs[0].arm})" in lines[1]
     assert f"failed: {specs[1].name}: it broke" in lines
-    assert "2/20 trials, 1 running, 1 failed" in lines[-1]
+    assert "2/20 trials, 2 running, 1 failed" in lines[-1]
     assert "\x1b" not in out.getvalue()
 
 
@@ -70,6 +71,33 @@ def test_kept_trials_are_counted_as_done_but_not_as_work_of_this_run(sweep, ever
         progress.ended(records[3])
     assert "4/8 trials, 0 running" in out.getvalue()
     assert "time left unknown" in out.getvalue()  # one trial of this run says nothing yet
+
+
+def test_one_clock_runs_through_a_sweep_that_continues(sweep, every_line, monkeypatch):
+    out, console = shown()
+    now = [1000.0]
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
+    records = [invented_record(spec, sweep) for spec in first_specs(sweep, 5)]
+    with Progress({"fisher": 10}, METRIC, console) as progress:
+        now[0] += 70
+        progress.keep(records[:1])
+        for spec, record in list(zip(first_specs(sweep, 5), records, strict=True))[1:4]:
+            progress.started(spec)
+            now[0] += 10
+            progress.ended(record)
+        progress.started(first_specs(sweep, 5)[4])
+    assert "[1:40] searching: 4/10 trials, 1 running" in out.getvalue()
+    assert "about 1:00 left" in out.getvalue()  # 30 seconds for three trials; the first was here before
+
+
+def test_what_has_ended_has_no_time_left(sweep, every_line):
+    out, console = shown()
+    with Progress({"fisher": 3}, METRIC, console) as progress:
+        for spec in first_specs(sweep, 3):
+            progress.started(spec)
+            progress.ended(invented_record(spec, sweep))
+    last = out.getvalue().splitlines()[-1]
+    assert "3/3 trials, 0 running" in last and "left" not in last
 
 
 def test_phases_are_said_once_as_they_change(sweep, every_line):
