@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import describe
+from analysis.response import once
 from analysis.run import PerUser, Run
 from analysis.stats import (
     fit_linear,
@@ -145,18 +146,16 @@ def scaling(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     The first frame has ``cost``, ``depth``, ``value``, ``id``; the second ``cost``, ``label``, ``depth``, ``value``
     and the fit (``intercept``, ``slope`` a layer with its interval, ``r_squared``), where two depths at least were
-    measured.
+    measured. What several arms share was measured once and counts once.
     """
-    confirmed = run.standing()
+    confirmed = once(run.standing())
+    costs = describe.costs(confirmed)
     depth = confirmed["n_student_layers"].where(confirmed["arm"] != "teacher", confirmed["n_teacher_layers"])
     points, fits = [], []
     for label, name in SCALED.items():
-        column = describe.COSTS[name]
-        if column not in confirmed:
+        if name not in costs:
             continue
-        known = pd.DataFrame(
-            {"cost": label, "depth": depth, "value": confirmed[column], "id": confirmed["id"]}
-        ).dropna()
+        known = pd.DataFrame({"cost": label, "depth": depth, "value": costs[name], "id": confirmed["id"]}).dropna()
         known = known[confirmed.loc[known.index, "arm"] != "popularity"]
         if known["depth"].nunique() < 2:
             continue

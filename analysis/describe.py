@@ -22,6 +22,19 @@ COSTS = {
 }
 """Short names of the costs, and the columns of the table of trials that hold them."""
 
+OF_TRAINING = ("training_seconds", "peak_memory_bytes")
+"""Costs that only a trial that trained something can tell."""
+
+
+def costs(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the costs of trials, those that are there, by their short names; one row a trial, the same index.
+
+    Teacher and popularity are only evaluated by their own trials: what training costs is NaN there, and not 0.
+    """
+    known = {name: column for name, column in COSTS.items() if column in trials}
+    table = trials[list(known.values())].set_axis(list(known), axis=1)
+    return table.assign(**{name: table[name].where(trials["epochs"] > 0) for name in OF_TRAINING if name in known})
+
 
 def counts(run: Run) -> pd.DataFrame:
     """Return planned and finished trials of every arm, by phase.
@@ -63,15 +76,13 @@ def cost_table(run: Run) -> pd.DataFrame:
     confirmed = run.standing()
     if confirmed.empty:
         return pd.DataFrame(columns=["arm", "keep_ratio", "n_layers", "search_seconds", *COSTS])
-    known = {name: column for name, column in COSTS.items() if column in confirmed}
-    groups = confirmed.groupby(["arm", "keep_ratio"], dropna=False)
-    table = groups[list(known.values())].mean().set_axis(list(known), axis=1)
-    table["n_layers"] = groups["n_student_layers"].mean()
-    table = table.reset_index()
+    known = costs(confirmed)
+    columns = confirmed[["arm", "keep_ratio", "n_student_layers"]].rename(columns={"n_student_layers": "n_layers"})
+    table = pd.concat([columns, known], axis=1).groupby(["arm", "keep_ratio"], dropna=False).mean().reset_index()
     teacher = table["arm"] == "teacher"
     table.loc[teacher, "n_layers"] = table.loc[teacher, "n_layers"].fillna(confirmed["n_teacher_layers"].max())
     table["search_seconds"] = table["arm"].map(search_seconds(run))
-    table = table[table[list(known)].notna().any(axis=1)]
+    table = table[table[list(known.columns)].notna().any(axis=1)]
     order = {arm: index for index, arm in enumerate(run.arms())}
     return table.sort_values("arm", key=lambda arms: arms.map(order), kind="stable").reset_index(drop=True)
 

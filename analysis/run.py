@@ -97,7 +97,7 @@ class Run:
     notes: list[str] = field(default_factory=list)
     _values: dict[tuple[str, str], np.ndarray] = field(default_factory=dict, repr=False)
     _users: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
-    _chosen: dict[tuple[str, float | None], pd.DataFrame] = field(default_factory=dict, repr=False)
+    _chosen: dict[tuple[str, float | None], pd.DataFrame] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def name(self) -> str:

@@ -202,7 +202,7 @@ def _facts(results: Results, summary: dict[str, Any]) -> list[tuple[str, str]]:
     signature = results.run.signature
     data = signature.get("data", {})
     facts = [("sweep", summary["sweep"]), ("task", str(summary["task"] or "unknown"))]
-    known = {k: v for k, v in (data.get("statistics") or {}).items() if v is not None and k not in ("source", "split")}
+    known = _statistics(data.get("statistics") or {})
     facts.append(
         ("data", ", ".join([summary["data"], *(f"{k.replace('_', ' ')} {_short(v)}" for k, v in known.items())]))
     )
@@ -214,6 +214,17 @@ def _facts(results: Results, summary: dict[str, Any]) -> list[tuple[str, str]]:
         elif content:
             facts.append((name, str(content)))
     return facts
+
+
+def _statistics(statistics: dict[str, Any]) -> dict[str, Any]:
+    """Return what is known of the data, times as dates where their unit is one of time."""
+    known = {k: v for k, v in statistics.items() if v is not None and k not in ("source", "split")}
+    unit = known.get("time_unit")
+    if unit in ("s", "ms", "us"):
+        del known["time_unit"]
+        for name in ("first_time", "last_time"):
+            known[name] = str(pd.to_datetime(known[name], unit=unit).date()) if name in known else None
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _fact(value: Any) -> str:

@@ -166,6 +166,8 @@ class Builder:
             "overhead_seconds": 0.4,
             "peak_memory_bytes": int(6e8 + 4e7 * depth * jitter),
         }
+        if arm == "teacher":  # its own trial only evaluates it
+            cost |= {"training_seconds": 0.0, "peak_memory_bytes": int(5e8)}
         if arm in SCORED:
             cost["evidence_seconds"] = 1.5 + SCORED.index(arm)
         if phase == "confirm":
@@ -186,7 +188,7 @@ class Builder:
         digest = None
         if phase == "confirm" and status == "success":
             digest = self.store(identity, ranks)
-        epochs = {"success": plan.epochs, "stopped": 2, "failed": 1}[status] if arm != "popularity" else 0
+        epochs = 0 if arm in ("teacher", "popularity") else {"success": plan.epochs, "stopped": 2, "failed": 1}[status]
         cost = self.cost(arm, n_student, phase) if status != "failed" else {"training_seconds": 1.0}
         started, self.clock = self.clock, self.clock + 12.0
         validation = {k: v * (1 + 0.02 * self.rng.standard_normal()) for k, v in metrics.items()}

@@ -15,7 +15,7 @@ from scipy import stats
 
 from analysis import compare, conclude, load, sensitivity
 from analysis.breakdown import scaling, student_variance
-from analysis.describe import learning
+from analysis.describe import cost_table, learning
 from analysis.errors import errors, lists
 from analysis.gallery import frames, pictures
 from analysis.importance import comments, layer_scores, score_variance, teacher_agreement
@@ -266,3 +266,31 @@ def test_costs_are_fitted_against_depth(run_dir):
     assert line["r_squared"] == pytest.approx(1)
     known = {"training time (s)", "peak memory (bytes)", "parameters, all", "parameters, no embeddings"}
     assert known <= set(points["cost"])
+
+
+def test_what_training_costs_is_not_read_off_trials_that_trained_nothing(run_dir):
+    run = load(run_dir)
+    confirmed = run.standing().set_index("id")
+    points, fits = scaling(run)
+    deepest = {cost: part["depth"].max() for cost, part in points.groupby("cost")}
+    assert deepest["parameters, all"] == 8  # the teacher's
+    for cost in ("training time (s)", "peak memory (bytes)"):
+        trained = confirmed[~confirmed["arm"].isin(["teacher", "popularity"])]
+        assert set(points.loc[points["cost"] == cost, "id"]) == set(trained.index)
+        assert deepest[cost] == trained["n_student_layers"].max() < 8
+    line = fits[fits["cost"] == "training time (s)"].iloc[0]
+    assert line["slope"] == pytest.approx(1.1, rel=0.1)  # as simulated; the teacher's 0 s would turn it down
+    table = cost_table(run).set_index("arm")
+    assert np.isnan(table.loc[["teacher", "popularity"], ["training_seconds", "peak_memory_bytes"]]).all(axis=None)
+    assert table.loc["teacher", "latency_ms"] > 0
+
+
+def test_what_arms_share_is_one_measurement(run_dir):
+    run = load(run_dir)
+    one, other = run.standing().query("arm == 'uniform'")["id"][:2]
+    assert {one, other} <= set(scaling(run)[0]["id"])
+    run = load(run_dir)
+    run.trials["same_as"] = run.trials["id"].map({other: one})
+    left = set(scaling(run)[0]["id"])
+    assert one in left
+    assert other not in left
