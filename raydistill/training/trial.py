@@ -117,6 +117,8 @@ class Trial:
         self.folder = folder or resources.run.trial(self.id)
         self._keeps_model = self.sweep.execution.keep_models and folder is None
         self.started = time.time()
+        self._clock = time.perf_counter()
+        self._spent_before = 0.0  # seconds of training and evaluation in the process that this one goes on from
         self.result = TrainingResult()
         self.status = "success"
         self.error: str | None = None
@@ -215,6 +217,7 @@ class Trial:
         )
         trainer.resume()
         self.result = trainer.result
+        self._spent_before = self.result.training_seconds + self.result.evaluation_seconds
         # The process may have been lost after an epoch's checkpoint and before its threshold.
         if any(self._falls_short(row, settings.metric) for row in self.result.curves):
             self.status = "stopped"
@@ -270,10 +273,11 @@ class Trial:
 
     def _cost(self) -> dict[str, Any]:
         spec, result = self.spec, self.result
+        spent = result.training_seconds + result.evaluation_seconds - self._spent_before
         cost: dict[str, Any] = {
             "training_seconds": result.training_seconds,
             "evaluation_seconds": result.evaluation_seconds,
-            "overhead_seconds": time.time() - self.started - result.training_seconds - result.evaluation_seconds,
+            "overhead_seconds": time.perf_counter() - self._clock - spent,
             "evidence_seconds": spec.evidence_seconds,
             "peak_memory_bytes": self._memory.bytes,
         }

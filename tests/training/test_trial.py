@@ -16,6 +16,7 @@ from raydistill.errors import TrialDivergedError
 from raydistill.models.recommender import Recommender
 from raydistill.records import MODEL, metric_per_user, read_ranks, read_record
 from raydistill.seeding import stream_seed
+from raydistill.training import loop
 from raydistill.training.context import RunContext
 from raydistill.training.tasks import NEXT_ITEM, next_item
 from raydistill.training.trial import Trial, failed_record, loss_weights
@@ -111,6 +112,23 @@ def test_a_trial_resumed_after_an_epoch_has_the_record_of_an_unbroken_one(resour
         assert (record.validation, record.test) == (unbroken.validation, unbroken.test)
         assert record.ranks_sha256 == unbroken.ranks_sha256
         assert record.cost["training_seconds"] > 0
+
+
+def test_the_overhead_of_a_resumed_trial_is_that_of_its_own_process(resources, teacher, tmp_path, monkeypatch):
+    spec = spec_of(resources, teacher, seed=33)
+    run(spec, resources, context=RunContext(checkpoint_folder=tmp_path / "checkpoint"), folder=tmp_path / "first")
+    load = loop.load_checkpoint
+
+    def after_long(folder):
+        tensors, state = load(folder)
+        return tensors, state | {"training_seconds": 5000.0, "evaluation_seconds": 500.0}
+
+    monkeypatch.setattr(loop, "load_checkpoint", after_long)
+    resuming = RunContext(resume_from=tmp_path / "checkpoint")
+    _, record = run(spec, resources, context=resuming, folder=tmp_path / "resumed")
+    assert record.cost["training_seconds"] == 5000
+    assert record.cost["evaluation_seconds"] > 500  # the test set is ranked in this process
+    assert 0 < record.cost["overhead_seconds"] <= record.finished - record.started + 0.01
 
 
 def test_a_trial_lost_before_its_threshold_was_asked_stops_when_it_is_resumed(resources, teacher, tmp_path):
