@@ -50,10 +50,13 @@ def run(data: SequenceData, *, rounds: int) -> list[dict[str, Any]]:
     }
     steps = plain.examples.steps_in_epoch(BATCH)
     n_slow = -(-steps // SLOW_SHARE)
-    found = in_turns({name: partial(loop.epoch, n_slow) for name, loop in live.items()}, 1, warm_up=False)
+    for loop in live.values():  # a whole epoch to warm up would take too long
+        loop.epoch(1)
+    found = in_turns({name: partial(loop.epoch, n_slow) for name, loop in live.items()}, 2, warm_up=False)
     seconds |= {name: value * steps / n_slow for name, value in found.items()}
     every = _Live(teacher, plain, groups=1, padded=True, all_positions=True)
-    part = in_turns({"part": lambda: every.epoch(STEPS_OF_ALL)}, 1, warm_up=False)["part"]
+    every.epoch(1)
+    part = in_turns({"part": lambda: every.epoch(STEPS_OF_ALL)}, 2, warm_up=False)["part"]
     seconds["teacher in every step, padded, logits of padding too"] = part * steps / min(STEPS_OF_ALL, steps)
     note = dict.fromkeys(found, f"from {n_slow} of {steps} steps")
     note |= {"teacher in every step, padded, logits of padding too": f"from {STEPS_OF_ALL} of {steps} steps"}

@@ -1,4 +1,4 @@
-"""Memory: one loss step over a million items, and what each further process adds to the data that all of them map."""
+"""Memory: what each further process adds to the data that all of them map."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
 """What a sweep cost beside the training of its students, from the records of a run directory."""
 
-
 from __future__ import annotations
 
 import statistics

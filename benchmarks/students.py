@@ -80,6 +80,7 @@ def _in_turn(students: list[nn.Module], ids: Tensor, labels: Tensor, target: Ten
 
 
 def _stacked(students: list[nn.Module], ids: Tensor, labels: Tensor, target: Tensor):
+    students = copy.deepcopy(students)  # the others keep their attention
     for student in students:  # fused attention knows no stacked models, and would be called one by one
         student.recommender.backbone.config._attn_implementation = "eager"
     parameters, buffers = stack_module_state(students)

@@ -22,9 +22,8 @@ from raydistill.training.loop import DistillationTrainer, TrainingSettings
 
 HIDDEN, MAX_LENGTH, BATCH, LR = 64, 50, 256, 1e-3
 
-
 SLOW_SHARE = 4
-"""Slow loops train on every fourth user, and their time is multiplied: it is the same in every step."""
+"""Slow loops take about a fourth of the steps, and their time is multiplied: it is the same in every step."""
 
 
 def epochs(data: SequenceData, *, rounds: int) -> list[dict[str, Any]]:
@@ -35,9 +34,10 @@ def epochs(data: SequenceData, *, rounds: int) -> list[dict[str, Any]]:
     slow = {"plain loop, padded": _floor(floor.train_epoch_padded, sequences[::SLOW_SHARE], data)}
     if importlib.util.find_spec("accelerate") is not None:
         slow["transformers Trainer, padded"] = _trainer(sequences[::SLOW_SHARE], data)
-    found = in_turns(slow, 1, warm_up=False)
-    seconds |= {name: SLOW_SHARE * value for name, value in found.items()}
-    note = dict.fromkeys(found, f"from every {SLOW_SHARE}th user")
+    found = in_turns(slow, 1)
+    steps, of_all = (-(-len(some) // BATCH) for some in (sequences[::SLOW_SHARE], sequences))
+    seconds |= {name: value * of_all / steps for name, value in found.items()}
+    note = dict.fromkeys(found, f"from {steps} of {of_all} steps")
     area = "epoch, 1 block"
     rows = [row(area, name, v, seconds["floor script"], note=note.get(name, "")) for name, v in seconds.items()]
     if len(slow) == 1:
@@ -125,4 +125,4 @@ def _trainer(sequences, data: SequenceData):
         disable_tqdm=True,
         use_cpu=True,
     )
-    return lambda: Trainer(module, arguments, train_dataset=examples).train()
+    return Trainer(module, arguments, train_dataset=examples).train

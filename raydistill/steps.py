@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -88,23 +89,23 @@ def distill(resources: Resources, wanted: Wanted, output: Path) -> int:
     Raises:
         ConfigError: The selector is no arm of the sweep, or the keep-ratio keeps nothing.
         RunDirectoryError: ``output`` holds something already.
-        TrialDivergedError: Its loss or scores are no longer finite; the record in ``output`` says when.
+        TrialDivergedError: Its loss or scores are no longer finite.
     """
     sweep, metric = resources.sweep, quality_metric(resources.sweep)
     arm = _arm(resources, wanted.selector)
     _must_be_free(output)
-    with _opened(resources):
+    with _whole_or_absent(output) as partial, _opened(resources):
         prepared = _prepared(resources, sweep.teacher.seed)
         spec = _spec(resources, arm, prepared, wanted)
         layers = ", ".join(map(str, spec.layer_map))
         print(f"student of layers {layers} of {prepared.n_layers} ({arm.name}), seed {spec.seed}")
-        trial = Trial(spec, resources, _context(), folder=output)
+        trial = Trial(spec, resources, _context(), folder=partial)
         for row in trial.epochs():
             print(f"  epoch {row['epoch']}: loss {row['loss']:.4f}, validation {metric} {row[metric]:.4f}")
         record = trial.finish()
         if record.status == "failed":
-            raise TrialDivergedError(record.error, where=str(output / RECORD))
-        write_student(sweep, trial.model, output / RECORD, record, resources.run, output)
+            raise TrialDivergedError(record.error)
+        write_student(sweep, trial.model, partial / RECORD, record, resources.run, partial)
     # A metric may be defined in validation alone.
     measured = f"test {metric} {record.test[metric]:.4f}; " if metric in record.test else ""
     print(f"{measured}the student is in {output}")
@@ -253,14 +254,24 @@ def _how_to_get(record: Record, run: RunDirectory) -> str:
         return "popularity has no weights: the counts are the column popularity of data/items.parquet"
     if record.arm == TEACHER:
         return f"take {run.teacher(record.teacher)}, which is a Hugging Face folder"
-    if record.kind != "selector":
-        return "run the sweep with --set execution.keep_models=true in a new run directory"
+    again = "run the sweep with --set execution.keep_models=true in a new run directory"
+    if record.kind != "selector" or not _can_be_asked_for(record, run):
+        return again
     options = f"--selector {record.arm} --keep-ratio {record.keep_ratio:g} --seed {record.seed}"
     for name in ("temperature", "alpha_dist"):
         options += f" --{name.replace('_', '-')} {record.configuration[name]!r}"
+    return f"{again}, or train such a student by\n         python -m raydistill distill FILE {options} --output DIR"
+
+
+def _can_be_asked_for(record: Record, run: RunDirectory) -> bool:
+    """Return whether the options of ``raydistill distill`` say everything that makes this student what it is."""
+    configuration = record.configuration
+    by_default = {"alpha_hidden": 0.0, "alpha_task": 1.0 - configuration["alpha_dist"]}
     return (
-        "run the sweep with --set execution.keep_models=true in a new run directory, or train such a student by\n"
-        f"         python -m raydistill distill FILE {options} --output DIR"
+        set(configuration) == {"temperature", "alpha_dist", *by_default}
+        and all(math.isclose(configuration[name], value, abs_tol=1e-12) for name, value in by_default.items())
+        and not record.draw
+        and record.teacher_seed == build.load_sweep(run.sweep_file).teacher.seed
     )
 
 

@@ -10,16 +10,14 @@ import pytest
 # Read when torch is imported: models as small as those of the tests only lose by several threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-ROOT = Path(__file__).resolve().parent.parent
-
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Return the folder with real data sets, or skip aloud on a machine that has none."""
-    folder = Path(os.environ.get("RAYDISTILL_DATA", ROOT.parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no real data at {folder}; set RAYDISTILL_DATA to a folder with ml-latest-small and amazon-beauty")
-    return folder
+    """Return the folder with real data sets, or skip aloud where none is named."""
+    folder = os.environ.get("RAYDISTILL_DATA")
+    if folder is None or not Path(folder).is_dir():
+        pytest.skip("no real data: set RAYDISTILL_DATA to a folder with ml-latest-small and amazon-beauty")
+    return Path(folder)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

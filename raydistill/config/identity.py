@@ -32,8 +32,9 @@ def artifact_identity(kind: str, content: Mapping[str, Any]) -> str:
 
 
 def sweep_identity(sweep: Sweep) -> str:
-    """Return the name of a sweep: everything but ``execution``."""
-    return artifact_identity("sweep", {key: value for key, value in plain_sweep(sweep).items() if key != "execution"})
+    """Return the name of a sweep: everything but ``execution``, and which of the objectives is the first."""
+    content = {key: value for key, value in plain_sweep(sweep).items() if key != "execution"}
+    return artifact_identity("sweep", content | {"metric": quality_metric(sweep)})
 
 
 def data_identity(sweep: Sweep) -> str:

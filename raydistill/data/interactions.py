@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raydistill.data.storage import new_folder, read_sealed, seal
+from raydistill.data.storage import locked, new_folder, read_sealed, seal
 from raydistill.errors import CorruptArtifactError, DataError
 from raydistill.records.files import content_hash, sha256_file
 
@@ -72,7 +72,7 @@ def interaction_batch(
 
 
 def item_batch(item: pa.Array, title: pa.Array | None, attributes: pa.Array | None, where: Where) -> pa.RecordBatch:
-    """Return a batch with the columns of :data:`ITEMS`; a missing title is empty, missing attributes are none.
+    """Return a batch with the columns of :data:`ITEMS`; a missing title is empty, missing attributes are left out.
 
     Raises:
         DataError: A row has no item id.
@@ -82,6 +82,9 @@ def item_batch(item: pa.Array, title: pa.Array | None, attributes: pa.Array | No
     if attributes is None:
         attributes = pa.nulls(size, ITEMS.field("attributes").type)
     lists = _cast(_flat(attributes), ITEMS.field("attributes").type, "list of attributes", where)
+    if lists.flatten().null_count:
+        known = [row and [value for value in row if value is not None] for row in lists.to_pylist()]
+        lists = pa.array(known, lists.type)
     columns = [_ids(item, "item id", where), pc.fill_null(titles, ""), lists]
     return pa.RecordBatch.from_arrays(columns, schema=ITEMS)
 
@@ -105,19 +108,20 @@ def store(
         DataError: The source has no interactions, or the cache cannot be written.
     """
     folder = Path(cache) / "raw" / f"{provenance['source']}-{content_hash(provenance)}"
-    with contextlib.suppress(CorruptArtifactError):
+    with locked(folder):
+        with contextlib.suppress(CorruptArtifactError):
+            return _open(folder, provenance)
+        with new_folder(folder) as partial:
+            rows = _write(partial / "interactions.arrow", INTERACTIONS, interactions)
+            if rows == 0:
+                raise DataError(
+                    f"the source {provenance['source']!r} has no interactions",
+                    where=", ".join(file["name"] for file in provenance.get("files", [])) or None,
+                    mend="give a file with at least one row of data",
+                )
+            _write(partial / "items.arrow", ITEMS, items)
+            seal(partial, {"provenance": provenance, "interactions": rows})
         return _open(folder, provenance)
-    with new_folder(folder) as partial:
-        rows = _write(partial / "interactions.arrow", INTERACTIONS, interactions)
-        if rows == 0:
-            raise DataError(
-                f"the source {provenance['source']!r} has no interactions",
-                where=", ".join(file["name"] for file in provenance.get("files", [])) or None,
-                mend="give a file with at least one row of data",
-            )
-        _write(partial / "items.arrow", ITEMS, items)
-        seal(partial, {"provenance": provenance, "interactions": rows})
-    return _open(folder, provenance)
 
 
 def provenance_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -39,6 +40,26 @@ def new_folder(folder: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Be the only process that makes ``folder`` while the block runs; what a killed one left behind is removed.
+
+    Raises:
+        DataError: The place cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(open(folder.parent / f".{folder.name}.lock", "w"))
+        except OSError as error:
+            raise not_written(folder, error) from error
+        with contextlib.suppress(OSError):  # some file systems have no locks: then it is as without
+            fcntl.flock(file, fcntl.LOCK_EX)
+        for path in folder.parent.glob(f".{folder.name}.*.partial"):
+            shutil.rmtree(path, ignore_errors=True)
+        yield
 
 
 def seal(folder: Path, content: dict[str, Any]) -> None:

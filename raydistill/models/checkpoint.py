@@ -11,6 +11,7 @@ from textwrap import shorten
 
 import torch
 import transformers
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -20,8 +21,12 @@ from transformers.utils import logging
 
 from raydistill.errors import ModelError
 from raydistill.models.families import Family, family_of
+from raydistill.records.files import content_hash, sha256_file
 
 PACKAGE = "package:"
+
+CONTENT = (".json", ".safetensors", ".txt", ".model")
+"""Endings of the files of a checkpoint that decide what it computes: configuration, weights, tokenizer."""
 
 MALFORMED = (StrictDataclassError, AttributeError, TypeError)
 """What transformers raises for a config.json that is JSON, but holds values of other kinds than it has."""
@@ -48,6 +53,20 @@ def located(name: str | Path) -> str:
     if not place.is_dir():
         raise ModelError(f"the package {package} has no folder {folder!r}", where=name, mend="correct the name")
     return str(place)
+
+
+def content_of(name: str) -> str:
+    """Return what tells two checkpoints of one name apart: a hash of the files, or of the hub its revision.
+
+    Args:
+        name: As for :func:`located`; a checkpoint of the hub must have been loaded before.
+    """
+    folder = Path(located(name))
+    if folder.is_dir():
+        files = [path for path in sorted(folder.iterdir()) if path.suffix in CONTENT and path.is_file()]
+        return content_hash({path.name: sha256_file(path) for path in files})
+    config = try_to_load_from_cache(name, "config.json")
+    return Path(config).parent.name if isinstance(config, str) else "unknown"
 
 
 def read_config(name: str, *, trust_remote_code: bool = False) -> tuple[Family, PreTrainedConfig]:

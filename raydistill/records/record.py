@@ -23,7 +23,7 @@ class Record:
 
     Attributes:
         id: Identity, 16 hex digits: a hash of all that can change the result.
-        name: Name for people, such as ``confirm fisher keep 0.25 seed 1``.
+        name: Name for people, such as ``confirm fisher keep=0.25 seed=1``.
         phase: ``search`` (saw validation data only) or ``confirm`` (touched the test set once).
         arm: What the sweep compares: a selector or a control.
         kind: ``selector`` or ``control``.

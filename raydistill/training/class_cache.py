@@ -13,10 +13,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from raydistill.data.preference import TextExamples
-from raydistill.errors import ModelError
 from raydistill.models.classifier import TextClassifier
 from raydistill.training.context import RunContext
-from raydistill.training.stored_arrays import open_arrays, write_arrays
+from raydistill.training.rows import write_rows
+from raydistill.training.stored_arrays import open_arrays
 
 LOGITS, HIDDEN = "logits", "hidden"
 
@@ -77,30 +77,13 @@ def build_class_cache(
     """
     context = context or RunContext()
     teacher.eval()
-    shares: list[tuple[np.ndarray, np.ndarray, np.ndarray | None]] = []
+    slots, logits, states = [], [], []
     with torch.inference_mode():
         for batch in examples.ordered(batch_tokens, rank=context.rank, world_size=context.world_size):
-            slots = batch.slots.numpy()
+            slots.append(batch.slots.numpy())
             batch = batch.to(context.device)
             hidden = teacher.hidden(batch.input_ids, batch.attention_mask)
-            logits = teacher.logits(hidden).float().cpu().numpy()
-            shares.append((slots, logits, hidden.half().cpu().numpy() if with_hidden else None))
-    shares = [one for share in context.gather(shares) for one in share]
-    if context.is_first:
-        arrays = {LOGITS: _joined(examples.n_slots, [(slots, logits) for slots, logits, _ in shares])}
-        if with_hidden:
-            arrays[HIDDEN] = _joined(examples.n_slots, [(slots, hidden) for slots, _, hidden in shares])
-        write_arrays(folder, arrays)
-    context.barrier()
-
-
-def _joined(n_slots: int, shares: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    result = np.empty((n_slots, shares[0][1].shape[1]), dtype=shares[0][1].dtype)
-    for slots, rows in shares:
-        result[slots] = rows
-    if not np.isfinite(result).all():
-        raise ModelError(
-            f"the teacher's outputs are not finite in {result.dtype}",
-            mend="look for exploding activations: a lower learning rate, or float32",
-        )
-    return result
+            logits.append(teacher.logits(hidden).float().cpu().numpy())
+            if with_hidden:
+                states.append(hidden.half().cpu().numpy())
+    write_rows(folder, slots, {LOGITS: logits} | ({HIDDEN: states} if with_hidden else {}), context)

@@ -42,20 +42,33 @@ def rank_users(
         TrialDivergedError: The model's item table, or a target's score, is not finite.
     """
     context = context or RunContext()
-    model.eval()
     users = evaluation_users(data, part)[context.rank :: context.world_size]
+    try:
+        own = _rank_some(model, data, part, users, context.device, top)
+    except TrialDivergedError as error:
+        own = error
+    shares = context.gather(own)
+    for share in shares:  # told to all, since the others would wait for a worker that has given up
+        if isinstance(share, TrialDivergedError):
+            raise share
+    return _in_order_of_user(_join([share for share in shares if share]))
+
+
+def _rank_some(
+    model: Recommender, data: SequenceData, part: str, users: np.ndarray, device: torch.device, top: bool
+) -> dict[str, np.ndarray]:
+    model.eval()
     parts = []
     with torch.inference_mode():
         if not torch.isfinite(model.output_weight).all():
             raise TrialDivergedError("the model's item table is not finite")
         score = _Products(model.output_weight.float().T.contiguous())
         for batch in evaluation_batches(data, part, users, max_length=model.max_length, causal=model.causal):
-            mask = None if batch.attention_mask is None else batch.attention_mask.to(context.device)
-            hidden = model.hidden(batch.input_ids.to(context.device), mask).flatten(0, 1)
-            hidden = hidden[batch.positions.to(context.device)].float()
+            mask = None if batch.attention_mask is None else batch.attention_mask.to(device)
+            hidden = model.hidden(batch.input_ids.to(device), mask).flatten(0, 1)
+            hidden = hidden[batch.positions.to(device)].float()
             parts.append(_rank(score, hidden, data, part, batch.users, batch.targets, top))
-    shares = context.gather(_join(parts))
-    return _in_order_of_user(_join([share for share in shares if share]))
+    return _join(parts)
 
 
 def rank_users_by_popularity(data: SequenceData, part: str) -> dict[str, np.ndarray]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
-from raydistill.models.families import blocks
+from raydistill.models import blocks, stacks_of
 
 
 def shard(objective: nn.Module) -> nn.Module:
     """Return the objective with the blocks of its model, and the rest of it, sharded over all workers, in place."""
-    for block in blocks(objective.model.backbone):
-        fully_shard(block)
+    backbone = objective.model.backbone
+    for stack in stacks_of(backbone):
+        for block in blocks(backbone, stack.name):
+            fully_shard(block)
     return fully_shard(objective)

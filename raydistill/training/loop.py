@@ -203,6 +203,7 @@ class DistillationTrainer:
                 sums += targets * self._step(parts, targets)
                 n_targets += targets
                 n_steps += 1
+        self.optimizer.zero_grad(set_to_none=True)  # evaluation and checkpoint need the room
         loss, task, distillation = (value / n_targets for value in context.sum(sums.tolist()))
         if not math.isfinite(loss):
             raise TrialDivergedError(
@@ -262,7 +263,12 @@ class DistillationTrainer:
             return
         self.result.best_epoch = row["epoch"]
         self.result.validation = {name: value for name, value in row.items() if name not in _OF_TRAINING}
-        self._best = {name: value.detach().clone() for name, value in self._trainable()}
+        with torch.no_grad():
+            for name, value in self._trainable():
+                if name in self._best:  # in place: two copies of all weights at a time would be one too many
+                    self._best[name].copy_(value)
+                else:
+                    self._best[name] = value.detach().clone()
 
     def _trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield what training changes: everything, or the adapters and the head."""
@@ -277,7 +283,7 @@ class DistillationTrainer:
         if folder is not None:
             tensors = {f"model.{name}": value for name, value in self._trainable()}
             tensors |= {f"best.{name}": value for name, value in self._best.items()}
-            tensors = parallel.whole(tensors | optimizer_tensors(self.optimizer))
+            tensors = parallel.whole(tensors | optimizer_tensors(self.optimizer), kept=self.context.is_first)
             if self.context.is_first:
                 save_checkpoint(folder, tensors, vars(self.result))
         self.context.report(row, folder)

@@ -40,7 +40,8 @@ def wrap(objective: nn.Module, context: RunContext) -> nn.Module:
 
         return shard(objective)
     device_ids = [context.device] if context.device.type == "cuda" else None
-    return DistributedDataParallel(objective, device_ids=device_ids)
+    # Buffers, such as the texts that an item table is a map of, are the same everywhere and stay so.
+    return DistributedDataParallel(objective, device_ids=device_ids, broadcast_buffers=False)
 
 
 def synchronized(wrapped: nn.Module, is_last: bool) -> AbstractContextManager:
@@ -77,9 +78,21 @@ def callable_alone(wrapped: nn.Module) -> Iterator[None]:
             module.set_reshard_after_forward(module is not wrapped, recurse=False)
 
 
-def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors with every share gathered; all workers call it together."""
-    return {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in tensors.items()}
+def whole(tensors: Mapping[str, Tensor], *, kept: bool = True) -> dict[str, Tensor]:
+    """Return tensors with every share gathered; all workers call it together.
+
+    One after the other and to the host, since a device has no room for all of them.
+
+    Args:
+        tensors: By name.
+        kept: Whether this worker wants them; nothing is returned where it does not.
+    """
+    result = {}
+    for name, value in tensors.items():
+        gathered = value.full_tensor().cpu() if isinstance(value, DTensor) else value
+        if kept:
+            result[name] = gathered
+    return result
 
 
 def share_of(value: Tensor, like: Tensor) -> Tensor:

@@ -11,9 +11,31 @@ from typing import Any
 from torch import nn
 
 from raydistill.config import Sweep, cache_identity
-from raydistill.records import RunDirectory
+from raydistill.errors import CorruptArtifactError
+from raydistill.records import RunDirectory, write_json
 from raydistill.training import build
 from raydistill.training.tasks import Task, task_of
+
+PREPARED = "prepared.json"
+
+
+def note_prepared(run: RunDirectory, task: Task, data: Any) -> None:
+    """Write where the prepared data of a run lie, for :meth:`Resources.attach`."""
+    folders = [str(folder) for folder in task.folders_of(data)]
+    write_json(run.data / PREPARED, {"folders": folders, "hash": data.hash})
+
+
+def read_prepared(run: RunDirectory) -> dict[str, Any]:
+    """Return what :func:`note_prepared` wrote.
+
+    Raises:
+        CorruptArtifactError: It is not there, or cannot be read.
+    """
+    path = run.data / PREPARED
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CorruptArtifactError(f"where the data lie cannot be read: {error}", where=str(path)) from error
 
 
 class Resources:
@@ -48,6 +70,28 @@ class Resources:
         storage = Path(sweep.execution.storage)
         root = Path(run_dir) if run_dir is not None else storage / sweep.name
         return cls(sweep, RunDirectory(root.resolve()), (storage / ".cache").resolve())
+
+    @classmethod
+    def attach(cls, run: RunDirectory, cache: Path) -> Resources:
+        """Return the resources of a sweep that is under way, for one of its workers.
+
+        Its data are those that the driver has prepared: another machine may not have the files that they were made of,
+        and reading them again in every process would take as long as reading them once.
+
+        Raises:
+            CorruptArtifactError: They are not there, or are others by now.
+        """
+        resources = cls(build.load_sweep(run.sweep_file), run, cache)
+        kept = read_prepared(run)
+        data = resources.task.open_data([Path(folder) for folder in kept["folders"]])
+        if data.hash != kept["hash"]:
+            raise CorruptArtifactError(
+                "the prepared data are not those that the sweep began with",
+                where=kept["folders"][0],
+                mend="was a data file changed meanwhile? bring the old one back, and run the same command again",
+            )
+        resources.__dict__["data"] = data  # what the cached property below would read
+        return resources
 
     @property
     def task(self) -> Task:

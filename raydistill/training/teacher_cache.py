@@ -16,10 +16,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from raydistill.data.batches import TrainingExamples
-from raydistill.errors import ModelError
 from raydistill.models.recommender import Recommender
 from raydistill.training.context import RunContext
-from raydistill.training.stored_arrays import open_arrays, write_arrays
+from raydistill.training.rows import write_rows
+from raydistill.training.stored_arrays import open_arrays
 
 HIDDEN, WEIGHT = "hidden", "output_weight"
 
@@ -58,18 +58,24 @@ class TeacherCache:
         return cls(arrays[HIDDEN], arrays[WEIGHT])
 
 
-def teacher_hidden(
-    teacher: Recommender, examples: TrainingExamples, *, context: RunContext, batch_tokens: int = 16384
-) -> np.ndarray:
-    """Return the teacher's final hidden states, float16 ``[slots, dim]``, in eval mode.
+def build_teacher_cache(
+    teacher: Recommender,
+    examples: TrainingExamples,
+    folder: Path,
+    *,
+    context: RunContext | None = None,
+    batch_tokens: int = 16384,
+) -> TeacherCache:
+    """Run the teacher once over all training targets, in eval mode, and return its cache, written to ``folder``.
 
-    Each worker computes its own share; all return the whole.
+    Each worker computes its own share.
 
     Raises:
         ModelError: A hidden state does not fit half precision.
     """
+    context = context or RunContext()
     teacher.eval()
-    shares: list[tuple[np.ndarray, np.ndarray]] = []
+    slots, states = [], []
     with torch.inference_mode():
         for pattern in range(examples.n_patterns):
             for batch in examples.ordered(
@@ -77,27 +83,8 @@ def teacher_hidden(
             ):
                 batch = batch.to(context.device)
                 hidden = teacher.hidden(batch.input_ids, batch.attention_mask).flatten(0, 1)[batch.positions]
-                shares.append((batch.slots.cpu().numpy(), hidden.half().cpu().numpy()))
-    result = np.empty((examples.n_slots, teacher.output_weight.shape[1]), dtype=np.float16)
-    for share in context.gather(shares):
-        for slots, rows in share:
-            result[slots] = rows
-    if not np.isfinite(result).all():
-        raise ModelError(
-            "the teacher's hidden states do not fit half precision",
-            mend="look for exploding activations: a lower learning rate or a final layer norm",
-        )
-    return result
-
-
-def build_teacher_cache(
-    teacher: Recommender, examples: TrainingExamples, folder: Path, *, context: RunContext | None = None
-) -> TeacherCache:
-    """Run the teacher once over all training targets and return its cache, written to ``folder``."""
-    context = context or RunContext()
-    hidden = teacher_hidden(teacher, examples, context=context)
-    if context.is_first:
-        weight = teacher.output_weight.detach().float().cpu().numpy()
-        write_arrays(folder, {HIDDEN: hidden, WEIGHT: weight})
-    context.barrier()
+                slots.append(batch.slots.cpu().numpy())
+                states.append(hidden.half().cpu().numpy())
+    weight = teacher.output_weight.detach().float().cpu().numpy()
+    write_rows(folder, slots, {HIDDEN: states}, context, **{WEIGHT: weight})
     return TeacherCache.open(folder)

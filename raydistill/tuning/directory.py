@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
-from raydistill.config import Sweep, dump_sweep, plain_sweep
+from raydistill.config import Sweep, dump_sweep, plain_sweep, quality_metric
 from raydistill.errors import CorruptArtifactError, RunDirectoryError
 from raydistill.records import Record, RunDirectory, atomic_write, read_record, sha256_file, write_json
 from raydistill.training import build
@@ -76,13 +76,22 @@ def _claim(run: RunDirectory, sweep: Sweep, *, fresh: bool) -> None:
         temporary.write_text(dump_sweep(sweep))
 
 
+_PLACES = ("data.path", "data.items", "data.time_unit")
+"""Keys that say where the data lie, or how times are shown: what is in them is compared by its hash."""
+
+
 def _differences(earlier: Sweep, now: Sweep) -> list[str]:
     """Return the keys that differ and may not; ``execution`` may, and seeds may be added to ``confirm``."""
     before, after = (dict(_leaves(plain_sweep(sweep))) for sweep in (earlier, now))
     keys = [key for key in before | after if before.get(key) != after.get(key) and not key.startswith("execution.")]
+    keys = [key for key in keys if key not in _PLACES]
     if now.confirm.seeds >= earlier.confirm.seeds:
         keys = [key for key in keys if key != "confirm.seeds"]
-    return [f"{key} ({before.get(key)} there, {after.get(key)} now)" for key in sorted(keys)]
+    found = [f"{key} ({before.get(key)} there, {after.get(key)} now)" for key in sorted(keys)]
+    first, other = quality_metric(earlier), quality_metric(now)
+    if first != other and not found:  # their order alone
+        found.append(f"search.objectives (the first is {first} there, {other} now)")
+    return found
 
 
 def _leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:

@@ -14,10 +14,9 @@ from raydistill.config import Sweep, quality_metric, teacher_identity
 from raydistill.errors import CorruptArtifactError
 from raydistill.metrics import PeakMemory
 from raydistill.records import Record, RunDirectory, write_json
-from raydistill.training import build
 from raydistill.training.prepare import MEMORY, prepare_teacher, prepared_teacher
 from raydistill.training.prepared import PreparedTeacher
-from raydistill.training.resources import Resources
+from raydistill.training.resources import Resources, note_prepared
 from raydistill.training.teach import describe_teacher, read_history, warn_if_weak
 from raydistill.training.trial import TrialSpec
 from raydistill.tuning import checkpoints, cluster, preflight
@@ -77,6 +76,7 @@ class Job:
             plan = Plan.of(self.sweep, data)
             print(plan.text())
             describe_run(self.run, self.sweep, data)
+            note_prepared(self.run, resources.task, data)
             write_json(self.run.plan_file, plan.content())
             try:
                 with PeakMemory() as in_driver:
@@ -168,6 +168,5 @@ def prepare_in_worker(arguments: dict[str, Any], context) -> str:
         OtherCodeError: This machine, which may have joined after the sweep had started, runs other code.
     """
     check_versions(arguments["versions"])
-    run = RunDirectory(arguments["run"])
-    resources = Resources(build.load_sweep(run.sweep_file), run, Path(arguments["cache"]))
+    resources = Resources.attach(RunDirectory(arguments["run"]), Path(arguments["cache"]))
     return prepare_teacher(resources, arguments["seed"], context)

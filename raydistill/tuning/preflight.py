@@ -95,6 +95,11 @@ def check_cluster(
     ):
         _wait_for_room(workers, keys, notify, wait_s)
     nodes = alive_nodes()
+    gpus = sum(node["Resources"].get("GPU", 0.0) for node in nodes)
+    keys = ("gpus_per_worker",) if execution.workers > 1 else ("gpus_per_worker", "gpus_per_trial")
+    for key in keys if gpus else ():
+        if not getattr(execution, key):
+            notify(f"there are {gpus:g} GPUs, and execution.{key} is 0: {_ON_CPUS[key]} on CPUs")
     if len(nodes) > 1 or not _is_here(nodes[0]):
         _check_nodes(nodes, run.root)
 
@@ -118,17 +123,21 @@ def room_for(workers: Workers, nodes: Sequence[Mapping[str, float]]) -> int:
 
 def _wait_for_room(workers: Workers, keys: str, notify: Callable[[str], None], wait_s: float) -> None:
     deadline, said = time.monotonic() + wait_s, False
-    while True:
-        nodes = [node["Resources"] for node in alive_nodes()]
-        if room_for(workers, nodes) >= workers.number:
-            return
-        if not can_grow() or time.monotonic() > deadline:
-            raise UserError(_too_small(workers, nodes, waited=said), where=keys, mend=_mend(workers))
-        if not said:
-            notify(f"waiting for the autoscaler: {_too_small(workers, nodes, waited=False)}")
-            request_resources(bundles=[_bundle(workers)] * workers.number)
-            said = True
-        time.sleep(min(5.0, wait_s / 10))
+    try:
+        while True:
+            nodes = [node["Resources"] for node in alive_nodes()]
+            if room_for(workers, nodes) >= workers.number:
+                return
+            if not can_grow() or time.monotonic() > deadline:
+                raise UserError(_too_small(workers, nodes, waited=said), where=keys, mend=_mend(workers))
+            if not said:
+                notify(f"waiting for the autoscaler: {_too_small(workers, nodes, waited=False)}")
+                request_resources(bundles=[_bundle(workers)] * workers.number)
+                said = True
+            time.sleep(min(5.0, wait_s / 10))
+    finally:
+        if said:  # a request stands until it is taken back: these machines would never be ended as idle
+            request_resources(bundles=[])
 
 
 def _too_small(workers: Workers, nodes: Sequence[Mapping[str, float]], *, waited: bool) -> str:
@@ -152,6 +161,9 @@ def _mend(workers: Workers) -> str:
             "(`ray job submit`)"
         )
     return "ask for less, or submit the sweep to a larger cluster (`ray job submit`; max_workers in cluster.yaml)"
+
+
+_ON_CPUS = {"gpus_per_worker": "the teacher is trained", "gpus_per_trial": "trials run"}
 
 
 @dataclass(frozen=True)

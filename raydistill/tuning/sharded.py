@@ -134,6 +134,7 @@ def _discard_broken_checkpoints(name: str, storage: str) -> None:
 def cpus_per_worker(workers: int) -> int:
     """Return how many CPUs each worker may take so that all fit on the nodes that there are."""
     nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    nodes = [cpus for cpus in nodes if cpus > 0]  # a cluster's head has none for workers
     largest = int(max(nodes, default=1))
     workers_on_a_node = -(-workers // max(1, len(nodes)))
     return max(1, largest // workers_on_a_node)

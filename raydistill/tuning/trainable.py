@@ -12,7 +12,6 @@ from ray import tune
 from ray._raylet import setproctitle
 
 from raydistill.records import RunDirectory
-from raydistill.training import build
 from raydistill.training.context import RunContext, best_device
 from raydistill.training.resources import Resources
 from raydistill.training.trial import Trial, TrialSpec
@@ -31,8 +30,7 @@ def resources_of(config: Mapping[str, Any]) -> Resources:
     check_versions(config["versions"])
     run = config["run"]
     if run not in _RESOURCES:
-        directory = RunDirectory(run)
-        _RESOURCES[run] = Resources(build.load_sweep(directory.sweep_file), directory, Path(config["cache"]))
+        _RESOURCES[run] = Resources.attach(RunDirectory(run), Path(config["cache"]))
     return _RESOURCES[run]
 
 
@@ -72,5 +70,7 @@ class DistillTrainable(tune.Trainable):
 
     def _start(self, config: dict[str, Any]) -> None:
         resources = resources_of(config)
-        self._trial = Trial(TrialSpec(**config["spec"]), resources, RunContext(device=best_device()))
+        # Where Ray counts no GPU for a trial, it must not take one: as many as there are CPUs would share it.
+        device = best_device() if resources.sweep.execution.gpus_per_trial else torch.device("cpu")
+        self._trial = Trial(TrialSpec(**config["spec"]), resources, RunContext(device=device))
         self._rows = self._trial.epochs()

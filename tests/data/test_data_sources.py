@@ -100,6 +100,10 @@ class Response(io.BytesIO):
     url = "https://files.grouplens.org/x"
 
 
+def forbidden(path: Path) -> str:
+    raise PermissionError(13, "Permission denied", str(path))
+
+
 def test_movielens_downloads_once_with_the_checksum(tmp_path, monkeypatch):
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
@@ -116,6 +120,12 @@ def test_movielens_downloads_once_with_the_checksum(tmp_path, monkeypatch):
     assert rows_of(load("movielens", tmp_path, "latest-small")) == ROWS
     assert rows_of(load("movielens", tmp_path, "latest-small")) == ROWS
     assert [url.rsplit("/", 1)[1] for url in asked] == ["ml-latest-small.zip.md5", "ml-latest-small.zip"]
+    archive = tmp_path / "downloads" / "ml-latest-small.zip"
+    assert archive.stat().st_mode & 0o777 == 0o644  # others share the storage
+    with monkeypatch.context() as patch:
+        patch.setattr(download, "_md5", forbidden)
+        with pytest.raises(DataError, match="an earlier download cannot be read"):
+            load("movielens", tmp_path, "latest-small")
     monkeypatch.setattr(movielens, "_LAYOUTS", {"1m": movielens._LAYOUTS["1m"]})
     with pytest.raises(DataError, match="checksum"):
         load("movielens", tmp_path, "1m")
@@ -272,6 +282,26 @@ def test_interactions_with_items_and_other_types(tmp_path):
     assert [row[:2] for row in rows_of(raw)] == [("1", "5"), ("1", "6"), ("2", "5")]
     assert [row[3] - rows_of(raw)[1][3] for row in rows_of(raw)] == [2_000_000, 0, 1_000_000]
     assert items_of(raw) == {"5": ("Five", ["a", "b"]), "6": ("Six", [])}
+
+
+def test_json_lines_whose_first_row_lacks_what_others_have(tmp_path):
+    path, items = tmp_path / "log.jsonl", tmp_path / "items.jsonl"
+    write_lines(path, [{"user": u, "item": i, "timestamp": t} for u, i, t in (("a", 1, 1), ("a", 2, 2), ("b", 3, 1))])
+    write_lines(
+        items,
+        [{"item": 1, "tags": None}, {"item": 2, "name": "Two", "tags": ["x", None]}, {"item": 3, "tags": ["y", "z"]}],
+    )
+    raw = load("interactions", tmp_path / "cache", str(path), items=str(items), title="name", attributes="tags")
+    assert items_of(raw) == {"1": ("", []), "2": ("Two", ["x"]), "3": ("", ["y", "z"])}
+    data = prepare(raw, split="leave_one_out", min_interactions=1, folder=tmp_path / "prepared")
+    assert dict(zip(data.item_ids, map(list, data.attributes), strict=True))["2"] == ["x"]
+
+
+def test_amazon_refuses_two_files_of_one_category(tmp_path):
+    for name in ("All_Beauty.json.gz", "All_Beauty_5.json.gz"):
+        write_lines(tmp_path / name, [amazon_2023(*row) for row in ROWS])
+    with pytest.raises(DataError, match=r"All_Beauty\.json\.gz and All_Beauty_5\.json\.gz"):
+        load("amazon_reviews", tmp_path / "cache", ("All_Beauty",), str(tmp_path))
 
 
 def test_equal_files_in_other_places_are_the_same_data(tmp_path):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import mmap
+import multiprocessing
 import pickle
 import resource
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ import pytest
 from raydistill.data import SequenceData, interaction_batch, prepare, render_statistics, store, write_items
 from raydistill.data import preparation as preparation_module
 from raydistill.data.splits import ARRAYS
+from raydistill.data.storage import locked, new_folder
 from raydistill.errors import CorruptArtifactError, DataError, UserError
 
 OPTIONS = {"split": "leave_one_out", "min_interactions": 1}
@@ -123,6 +126,33 @@ def test_another_call_does_not(data, tmp_path, change):
     assert all(again.statistics[key] == value for key, value in change.items())
     other = prepare(make_raw(tmp_path, 21), folder=tmp_path / "prepared", **OPTIONS)
     assert other.n_users == 21
+
+
+def test_only_one_process_makes_a_folder_and_the_next_finds_it(tmp_path):
+    """Four processes that start at once: one prepares, and what a killed one left behind is gone."""
+    folder, log = tmp_path / "cache" / "made", tmp_path / "log"
+    stale = folder.parent / f".{folder.name}.x.partial"
+    stale.mkdir(parents=True)
+    (stale / "half").write_text("")
+    processes = [multiprocessing.get_context("fork").Process(target=make_once, args=(folder, log)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert log.read_text() == "made\n"
+    assert (folder / "file").read_text() == "whole"
+    assert not stale.exists()
+
+
+def make_once(folder: Path, log: Path) -> None:
+    with locked(folder):
+        if not folder.is_dir():
+            with new_folder(folder) as partial:
+                (partial / "file").write_text("whole")
+                time.sleep(0.2)
+            with open(log, "a") as file:
+                file.write("made\n")
 
 
 def test_a_stopped_write_leaves_nothing_behind(tmp_path):

@@ -9,14 +9,19 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from training_zoo import MAX_LENGTH, small_data, small_model
+from transformers import T5Config, T5Model
 
 from raydistill.losses import LossWeights
 from raydistill.metrics import mean_metrics
+from raydistill.models import blocks, stacks_of
 from raydistill.training.context import RunContext
 from raydistill.training.dataset import DistillationDataset
 from raydistill.training.evaluation import rank_users
+from raydistill.training.fsdp import shard
 from raydistill.training.loop import DistillationTrainer, TrainingSettings
 from raydistill.training.teacher_cache import build_teacher_cache
 
@@ -63,6 +68,7 @@ def main(rank: int, family: str, folder: Path) -> None:
     if rank == 0:
         (folder / "alone.json").write_text(json.dumps(outcome(family, RunContext(), folder / "alone")))
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
+    (folder / f"stacks-{rank}.json").write_text(json.dumps(sharded_stacks()))
     shares = RunContext(rank=rank, world_size=2, strategy="fsdp")
     (folder / f"{rank}.json").write_text(json.dumps(outcome(family, shares, folder / "shares")))
     # The same in two goes: the first is cut off after two of three epochs, the second takes up its checkpoint.
@@ -75,6 +81,20 @@ def main(rank: int, family: str, folder: Path) -> None:
     again = dataclasses.replace(shares, resume_from=checkpoint)
     (folder / f"resumed-{rank}.json").write_text(json.dumps(outcome(family, again, folder / "resumed")))
     dist.destroy_process_group()
+
+
+def sharded_stacks() -> list[str]:
+    """Return the stacks of an encoder-decoder all of whose blocks are shared."""
+    config = T5Config(vocab_size=16, d_model=8, d_kv=4, d_ff=16, num_layers=2, num_decoder_layers=1, num_heads=2)
+    objective = nn.Module()
+    objective.model = nn.Module()
+    objective.model.backbone = backbone = T5Model(config)
+    shard(objective)
+    return [
+        stack.name
+        for stack in stacks_of(backbone)
+        if all(isinstance(block, FSDPModule) for block in blocks(backbone, stack.name))
+    ]
 
 
 def stop_after(epochs: int):

@@ -58,3 +58,5 @@ def test_two_workers_give_the_curve_and_the_ranks_of_one(tmp_path, family):
     assert alone["curve"][5] < alone["curve"][3]
     assert first["ranks"] == alone["ranks"]
     assert first["cache"] == pytest.approx(alone["cache"], rel=1e-3)
+    assert first["left"] == ["hidden.npy", "meta.json", "output_weight.npy"]
+    assert "a score is not finite" in first["diverged"]  # so said to both, and neither waits for the other

@@ -58,6 +58,10 @@ def test_all_workers_have_the_ranks_of_all_users(outcomes):
     assert np.mean(np.array(outcomes["0"]["ranks"]) == np.array(outcomes["alone"]["ranks"])) > 0.95
 
 
+def test_every_stack_of_an_encoder_decoder_is_shared(outcomes):
+    assert [outcomes[f"stacks-{rank}"] for rank in "01"] == [["encoder", "decoder"]] * 2
+
+
 def test_a_checkpoint_of_all_shares_continues_to_the_same_bits(outcomes):
     for rank in "01":
         assert outcomes[f"resumed-{rank}"]["curve"] == outcomes[rank]["curve"]

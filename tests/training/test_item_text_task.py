@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
 
 
 def resources_with(folder, projection: str, run: str):
-    """Return a sweep over a global split, in which some items of the test period are new."""
+    """Return a sweep over items with titles."""
     where = f"{{source: interactions, path: {folder}/events.csv, user: user, item: item, timestamp: time,"
     titled = f" items: {folder}/titles.csv, title: title, split: leave_one_out, min_interactions: 1, max_length: 8}}"
     text = f"item_text={{encoder: {folder}/encoder, projection: {projection}}}"
@@ -79,5 +79,10 @@ def test_titles_are_embedded_once(folder, monkeypatch):
     settings = resources.sweep.sections.item_text
     first = item_text.title_embeddings(resources.data, settings)
     assert first.shape == (resources.data.n_items, 12)
-    monkeypatch.setattr(item_text, "embed_titles", None)
-    assert np.array_equal(item_text.title_embeddings(resources.data, settings), first)
+    with monkeypatch.context() as patch:
+        patch.setattr(item_text, "embed_titles", None)
+        assert np.array_equal(item_text.title_embeddings(resources.data, settings), first)
+    # Another encoder of the same name is another one.
+    config = BertConfig.from_pretrained(folder / "encoder")
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder / "encoder")
+    assert not np.allclose(item_text.title_embeddings(resources.data, settings), first)

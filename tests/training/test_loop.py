@@ -173,14 +173,18 @@ def test_without_validation_the_last_epoch_is_kept():
     assert result.validation == {}
 
 
-@pytest.mark.parametrize(("patience", "epochs"), [(1, 3), (2, 5), (None, 6)])
-def test_patience_counts_epochs_without_a_better_one(patience, epochs):
+@pytest.mark.parametrize(
+    ("patience", "scores", "epochs"),
+    [
+        (1, [0.1, 0.2, 0.2, 0.1, 0.1, 0.1], 3),
+        (2, [0.1, 0.3, 0.2, 0.3, 0.5, 0.5], 4),  # as good is no better
+        (2, [0.1, 0.2, 0.2, 0.3, 0.1, 0.1], 6),
+        (None, [0.3, 0.2, 0.1, 0.1, 0.1, 0.1], 6),
+    ],
+)
+def test_patience_counts_epochs_without_a_better_one(patience, scores, epochs):
     settings = dataclasses.replace(SETTINGS, epochs=6, patience=patience)
-    result = trainer(
-        settings=settings, evaluate=Scripted([0.1, 0.2, 0.2, 0.3 if patience == 2 else 0.1, 0.1, 0.1])
-    ).fit()
-    expected = 6 if patience == 2 else epochs
-    assert len(result.curves) == expected
+    assert len(trainer(settings=settings, evaluate=Scripted(scores)).fit().curves) == epochs
 
 
 def test_a_loss_that_is_not_finite_is_a_diverged_trial():

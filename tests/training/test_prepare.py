@@ -9,15 +9,15 @@ import pytest
 import torch
 from job_zoo import prepared_in, resources_in
 
-from raydistill.config import arms, cache_identity, evidence_identity
-from raydistill.errors import EvidenceError
+from raydistill.config import arms, cache_identity, dump_sweep, evidence_identity
+from raydistill.errors import CorruptArtifactError, EvidenceError
 from raydistill.selectors import SELECTORS
 from raydistill.training import calibration
 from raydistill.training import prepare as prepare_module
 from raydistill.training.calibration import CalibrationBatch
 from raydistill.training.context import RunContext
 from raydistill.training.prepare import calibration_samples, prepare_teacher, prepared_teacher
-from raydistill.training.resources import Resources
+from raydistill.training.resources import Resources, note_prepared
 from raydistill.training.tasks import NEXT_ITEM
 from raydistill.training.tasks.next_item import NextItem
 
@@ -35,6 +35,24 @@ def teacher(resources):
 def again(resources):
     """The same places, with nothing opened yet."""
     return Resources(resources.sweep, resources.run, resources.cache)
+
+
+def test_a_worker_needs_the_prepared_data_and_not_their_source(resources, monkeypatch):
+    note_prepared(resources.run, resources.task, resources.data)
+    resources.run.sweep_file.write_text(dump_sweep(resources.sweep))
+    with monkeypatch.context() as patch:
+        patch.setattr(NextItem, "prepared_data", None)
+        attached = Resources.attach(resources.run, resources.cache)
+        assert attached.data.hash == resources.data.hash
+        assert attached.data.folder == resources.data.folder
+    place = resources.run.data / "prepared.json"
+    noted = place.read_text()
+    place.write_text(noted.replace(resources.data.hash, "0" * 64))
+    with pytest.raises(CorruptArtifactError, match="not those that the sweep began with"):
+        Resources.attach(resources.run, resources.cache)
+    place.unlink()
+    with pytest.raises(CorruptArtifactError, match="where the data lie"):
+        Resources.attach(resources.run, resources.cache)
 
 
 def test_what_is_needed_of_a_teacher_is_in_the_run_directory(resources, teacher):

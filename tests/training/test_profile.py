@@ -6,14 +6,18 @@ import pytest
 import torch
 from training_zoo import N_ITEMS, small_model
 
+from raydistill.models.surgery import model_hash
 from raydistill.training.profile import profile
 from raydistill.training.tasks import NEXT_ITEM
 
 
 @pytest.fixture(scope="module", params=["gpt2", "bert"])
 def measured(request):
-    teacher = small_model(request.param, layers=3)
-    return teacher, profile(teacher, [1, 3], NEXT_ITEM.serve, device=torch.device("cpu"), repeats=2)
+    teacher = small_model(request.param, layers=3).train()
+    before = model_hash(teacher)
+    found = profile(teacher, [1, 3], NEXT_ITEM.serve, device=torch.device("cpu"), repeats=2)
+    assert model_hash(teacher) == before
+    return teacher, found
 
 
 def test_parameters_are_those_of_the_models(measured):
@@ -49,5 +53,6 @@ def test_latencies_are_positive_and_ordered(measured):
 
 
 def test_the_teacher_is_left_as_it_was(measured):
-    teacher, _ = measured
+    teacher, _ = measured  # its weights are compared where it is measured
     assert teacher.n_layers == 3
+    assert teacher.training

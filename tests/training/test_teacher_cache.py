@@ -154,7 +154,7 @@ def test_states_beyond_half_precision_are_refused(tmp_path):
     with torch.no_grad():
         teacher.backbone.ln_f.weight.fill_(1e6)
     examples = TrainingExamples(DATA, max_length=MAX_LENGTH, causal=True)
-    with pytest.raises(ModelError, match="half precision"):
+    with pytest.raises(ModelError, match="hidden in float16"):
         build_teacher_cache(teacher, examples, tmp_path / "cache")
     assert not (tmp_path / "cache" / "meta.json").exists()
 

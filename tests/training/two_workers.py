@@ -11,8 +11,10 @@ import torch
 import torch.distributed as dist
 from training_zoo import MAX_LENGTH, small_data, small_model
 
+from raydistill.errors import TrialDivergedError
 from raydistill.losses import LossWeights
 from raydistill.losses.distillation import TASK_ONLY
+from raydistill.training import evaluation
 from raydistill.training.context import RunContext
 from raydistill.training.dataset import DistillationDataset
 from raydistill.training.evaluation import rank_users
@@ -45,12 +47,31 @@ def outcome(family: str, context: RunContext, folder: Path) -> dict:
     }
 
 
+def diverged_elsewhere(rank: int, world_size: int) -> str:
+    """Return what a worker is told where the scores of another one's users are not finite."""
+    rank_some = evaluation._rank_some
+
+    def fail(*arguments):
+        raise TrialDivergedError("a score is not finite")
+
+    evaluation._rank_some = fail if rank == world_size - 1 else rank_some
+    try:
+        rank_users(small_model().eval(), small_data(), "test", context=RunContext(rank=rank, world_size=world_size))
+    except TrialDivergedError as error:
+        return str(error)
+    finally:
+        evaluation._rank_some = rank_some
+    return "nothing"
+
+
 def main(rank: int, world_size: int, family: str, folder: Path) -> None:
     torch.set_num_threads(1)
     if rank == 0:
         (folder / "alone.json").write_text(json.dumps(outcome(family, RunContext(), folder / "alone")))
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=world_size)
     together = outcome(family, RunContext(rank=rank, world_size=world_size), folder / "together")
+    together["left"] = sorted(path.name for path in (folder / "together").iterdir())
+    together["diverged"] = diverged_elsewhere(rank, world_size)
     (folder / f"{rank}.json").write_text(json.dumps(together))
     dist.destroy_process_group()
 

@@ -96,6 +96,16 @@ def test_seeds_of_confirm_may_grow_but_not_shrink_and_execution_may_change(run, 
         opened(run, small_sweep(tmp_path, "confirm.seeds=3"))
 
 
+def test_data_may_have_moved_but_objectives_not_their_order(run, tmp_path):
+    source = "data={source: sequences, path: PATH, min_interactions: 1}"
+    objectives = "search.objectives={ndcg@10: max, mrr: max}"
+    opened(run, small_sweep(tmp_path, source.replace("PATH", "/old/a.txt"), objectives))
+    moved = source.replace("PATH", "/new/a.txt")
+    opened(run, small_sweep(tmp_path, moved, objectives))
+    with pytest.raises(RunDirectoryError, match=r"search\.objectives \(the first is ndcg@10 there, mrr now\)"):
+        opened(run, small_sweep(tmp_path, moved, "search.objectives={mrr: max, ndcg@10: max}"))
+
+
 def ranks(n_users: int = 3) -> dict[str, np.ndarray]:
     columns = {name: np.ones(n_users, dtype=np.int32) for name in RANK_COLUMNS}
     return columns | {"top": np.ones((n_users, 10), dtype=np.int32)}

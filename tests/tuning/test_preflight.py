@@ -130,7 +130,8 @@ def test_an_autoscaler_is_asked_and_waited_for_and_not_for_ever(monkeypatch):
     monkeypatch.setattr(preflight.ray, "cluster_resources", lambda: {"CPU": 0.0, "GPU": 1.0})
     with pytest.raises(UserError, match="brought no more in time"):
         preflight._wait_for_room(Workers(2, 0.9, 0.5), "execution.workers", said.append, 0.05)
-    assert asked == [[{"CPU": 1, "GPU": 1}] * 2]
+    # The request is taken back at the end: while it stands, no machine is ended as idle.
+    assert asked == [[{"CPU": 1, "GPU": 1}] * 2, []]
     assert len(said) == 1
 
     def arrive(_seconds: float) -> None:
@@ -138,6 +139,7 @@ def test_an_autoscaler_is_asked_and_waited_for_and_not_for_ever(monkeypatch):
 
     monkeypatch.setattr(preflight.time, "sleep", arrive)
     preflight._wait_for_room(Workers(2, 0.9, 0.5), "execution.workers", said.append, 60)
+    assert asked[2:] == asked[:2]
 
 
 def report(**changes) -> NodeReport:

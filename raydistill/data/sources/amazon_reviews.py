@@ -121,7 +121,15 @@ def _local(params: Params) -> list[tuple[Path, Path | None]]:
         )
     folders = [root, root / "raw" / "review_categories", root / "raw" / "meta_categories"]
     files = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
-    named = {name: path for path in files if (name := _name(path))}
+    named: dict[str, Path] = {}
+    for path in files:
+        name = _name(path)
+        if name is not None and named.setdefault(name, path) != path:
+            raise DataError(
+                f"two files hold the same category: {named[name].relative_to(root)} and {path.relative_to(root)}",
+                where=str(root),
+                mend="take one of them away: of the 2018 and 2014 editions there is a whole file and its 5-core",
+            )
     reviews = {name: path for name, path in named.items() if not name.startswith("meta_")}
     wanted = sorted(reviews) if params.categories == "all" else params.categories
     missing = [name for name in wanted if name not in reviews] or (["*"] if not wanted else [])

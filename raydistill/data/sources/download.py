@@ -31,12 +31,10 @@ def download(url: str, target: Path, *, md5: str | None, by_hand: str) -> Path:
     Raises:
         DataError: The network cannot be reached, the checksum is wrong, or the folder cannot be written.
     """
-    if target.is_file() and md5 is not None and _md5(target) == md5:
-        return target
     note = target.with_name(f"{target.name}.md5")
+    if _is_there(target, md5, note):
+        return target
     if md5 is None:
-        if target.is_file() and note.is_file() and _md5(target) == note.read_text().strip():
-            return target
         published = re.search(rb"\b[0-9a-f]{32}\b", b"".join(_blocks(f"{url}.md5", by_hand)).lower())
         if published is None:
             raise DataError("the publisher's checksum cannot be read", where=f"{url}.md5", mend=by_hand)
@@ -53,6 +51,7 @@ def download(url: str, target: Path, *, md5: str | None, by_hand: str) -> Path:
                 f"the download has checksum {found}, published is {md5}", where=url, mend=f"try again, or {by_hand}"
             )
         note.write_text(md5)
+        os.chmod(partial, 0o644)  # a temporary file is its owner's alone; others share the storage
         os.replace(partial, target)
     except OSError as error:
         raise not_written(target, error) from error
@@ -60,6 +59,20 @@ def download(url: str, target: Path, *, md5: str | None, by_hand: str) -> Path:
         if partial is not None:
             Path(partial).unlink(missing_ok=True)
     return target
+
+
+def _is_there(target: Path, md5: str | None, note: Path) -> bool:
+    """Return whether the file is there with its checksum, or with the one that was published when it was downloaded."""
+    try:
+        if not target.is_file() or (md5 is None and not note.is_file()):
+            return False
+        return _md5(target) == (md5 or note.read_text().strip())
+    except OSError as error:
+        raise DataError(
+            f"an earlier download cannot be read: {error.strerror}",
+            where=str(target),
+            mend="give it read permission, or delete it",
+        ) from error
 
 
 def _blocks(url: str, by_hand: str) -> Iterator[bytes]:

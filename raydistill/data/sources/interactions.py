@@ -127,7 +127,7 @@ def _tables(path: Path, needed: dict[str, str], delimiter: str | None) -> Iterat
             require_columns(needed, table.column_names, f"{path}, line 1")
             yield table, block.where
     elif kind == "json":
-        first = json_fields(file)
+        first = json_fields(file, needed.values())
         require_columns(needed, list(first), str(path))
         # A rating may be a whole number first and a fraction later.
         schema = pa.schema(

@@ -12,7 +12,7 @@ import gzip
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -171,16 +171,27 @@ def json_tables(file: TextFile, schema: pa.Schema) -> Iterator[tuple[pa.Table, B
         yield table, block
 
 
-def json_fields(file: TextFile) -> dict[str, Any]:
-    """Return the first object of a JSON Lines file: its keys are what the file can be asked for.
+def json_fields(file: TextFile, wanted: Collection[str] = ()) -> dict[str, Any]:
+    """Return the fields of a JSON Lines file, each with its first value that is not null.
+
+    Args:
+        file: The file.
+        wanted: Fields to look for beyond the first object, since one may leave out what it has not, or give a null;
+            as far as the first block goes.
 
     Raises:
-        DataError: The file is empty, or its first line is no JSON object.
+        DataError: The file is empty, or a line that was looked at is no JSON object.
     """
     for block in blocks(file):
+        fields: dict[str, Any] = {}
         for number, line in enumerate(block.data.split(b"\n")):
             if line.strip():
-                return _json_object(line, block.line(number))
+                found = _json_object(line, block.line(number))
+                fields |= {key: value for key, value in found.items() if fields.get(key) is None}
+                if all(fields.get(key) is not None for key in wanted):
+                    break
+        if fields:
+            return fields
     raise DataError("the file is empty", where=file.name, mend="give a file with at least one row")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -81,6 +81,18 @@ class Task(ABC):
 
         Raises:
             DataError: A file is missing, malformed, or has too little in it.
+        """
+
+    @abstractmethod
+    def folders_of(self, data: Any) -> list[Path]:
+        """Return the folders that prepared data lie in, for :meth:`open_data`."""
+
+    @abstractmethod
+    def open_data(self, folders: Sequence[Path]) -> Any:
+        """Return prepared data, memory-mapped; their files were compared with their hashes by who prepared them.
+
+        Raises:
+            CorruptArtifactError: A folder is missing, cut off or belongs to other data.
         """
 
     @abstractmethod

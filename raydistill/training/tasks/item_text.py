@@ -13,6 +13,7 @@ from jaxtyping import Float
 from raydistill.config import artifact_identity
 from raydistill.data.splits import SequenceData
 from raydistill.errors import CorruptArtifactError
+from raydistill.models.checkpoint import content_of, read_config
 from raydistill.models.item_text import embed_titles
 from raydistill.training.stored_arrays import open_arrays, write_arrays
 
@@ -51,9 +52,10 @@ def title_embeddings(data: SequenceData, settings: ItemText) -> Float[np.ndarray
     Raises:
         ModelError: The encoder cannot be used, or no item has a title.
     """
-    content = {"data": data.hash, "encoder": settings.encoder, "max_tokens": settings.max_tokens}
     folder: Path | None = None
     if data.folder is not None:
+        read_config(settings.encoder)  # brings a checkpoint of the hub, or says why it cannot
+        content = {"data": data.hash, "encoder": content_of(settings.encoder), "max_tokens": settings.max_tokens}
         folder = data.folder.with_name(f"item-text-{artifact_identity('item_text', content)}")
         with contextlib.suppress(CorruptArtifactError):
             return open_arrays(folder, verify=False)[EMBEDDINGS]

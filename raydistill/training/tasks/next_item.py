@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from raydistill.data.preparation import prepare
 from raydistill.data.sources import SOURCES
 from raydistill.data.splits import SequenceData
 from raydistill.data.statistics import render_statistics
+from raydistill.data.storage import locked
 from raydistill.errors import ModelError
 from raydistill.metrics import REPORTED, mean_metrics
 from raydistill.models import onnx
@@ -65,6 +66,12 @@ class NextItem(Task):
 
     def prepared_data(self, sweep: Sweep, cache: Path) -> SequenceData:
         return prepared_sequences(sweep, cache)
+
+    def folders_of(self, data: SequenceData) -> list[Path]:
+        return [data.folder]
+
+    def open_data(self, folders: Sequence[Path]) -> SequenceData:
+        return SequenceData.load(folders[0], verify=False)
 
     def describe(self, data: SequenceData) -> list[str]:
         return render_statistics(data)
@@ -238,15 +245,17 @@ def prepared_sequences(sweep: Sweep, cache: Path) -> SequenceData:
     """
     settings = sweep.data
     raw = SOURCES[settings.source].load(settings.params, cache / "raw")
-    return prepare(
-        raw,
-        split=settings.split,
-        min_interactions=settings.min_interactions,
-        folder=cache / "prepared" / data_identity(sweep),
-        duplicates=settings.duplicates,
-        min_rating=settings.min_rating,
-        time_cuts=settings.time_cuts,
-    )
+    folder = cache / "prepared" / data_identity(sweep)
+    with locked(folder):
+        return prepare(
+            raw,
+            split=settings.split,
+            min_interactions=settings.min_interactions,
+            folder=folder,
+            duplicates=settings.duplicates,
+            min_rating=settings.min_rating,
+            time_cuts=settings.time_cuts,
+        )
 
 
 def without_weights(model: Any, layers: int, seed: int) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -23,6 +23,8 @@ from raydistill.data.preference import (
     render_preference_statistics,
 )
 from raydistill.data.preference.tokens import tokenizer_identity
+from raydistill.data.splits import SequenceData
+from raydistill.data.storage import locked
 from raydistill.errors import ConfigError
 from raydistill.models import lora, onnx
 from raydistill.models.classifier import TextClassifier, build_classifier, classifier_from_pretrained
@@ -132,19 +134,28 @@ class Preference(Task):
             "tokenizer": tokenizer_identity(tokenizer),
         } | {name: plain[name] for name in ("prompt", "labels", "candidates", "examples")}
         identity = artifact_identity("examples", content)
-        data = prepare_preference(
-            sequences,
-            tokenizer,
-            labels=own.labels,
-            prompt=own.prompt,
-            candidates=own.candidates,
-            examples=own.examples,
-            max_history=sweep.data.max_length,
-            folder=cache / "prepared" / identity,
-            identity=identity,
-        )
+        folder = cache / "prepared" / identity
+        with locked(folder):
+            data = prepare_preference(
+                sequences,
+                tokenizer,
+                labels=own.labels,
+                prompt=own.prompt,
+                candidates=own.candidates,
+                examples=own.examples,
+                max_history=sweep.data.max_length,
+                folder=folder,
+                identity=identity,
+            )
         check_metrics(sweep, data)
         return data
+
+    def folders_of(self, data: PreferenceData) -> list[Path]:
+        return [data.folder, data.sequences.folder]
+
+    def open_data(self, folders: Sequence[Path]) -> PreferenceData:
+        sequences = SequenceData.load(folders[1], verify=False)
+        return PreferenceData.load(folders[0], sequences, verify=False)
 
     def describe(self, data: PreferenceData) -> list[str]:
         return render_preference_statistics(data)
