@@ -44,7 +44,7 @@ CSV = {
     "header only": (HEAD, "no interactions", "data.csv"),
     "column twice": ("user,item,timestamp,rating,item\na,x,1,5,x\n", "'item' is named twice", "line 1"),
     "no column": ("user,itme,timestamp,rating\na,x,1,5\n", "no column 'item'", "line 1"),
-    "open quote": (HEAD + 'a,"x,1,5\nb,y,2,5\n', "column", "data.csv"),
+    "open quote": (HEAD + 'a,"x,1,5\nb,y,2,5\n', "fields instead of 4", "data.csv"),
 }
 
 

@@ -292,7 +292,7 @@ def test_json_lines_whose_first_row_lacks_what_others_have(tmp_path):
         [{"item": 1, "tags": None}, {"item": 2, "name": "Two", "tags": ["x", None]}, {"item": 3, "tags": ["y", "z"]}],
     )
     raw = load("interactions", tmp_path / "cache", str(path), items=str(items), title="name", attributes="tags")
-    assert items_of(raw) == {"1": ("", []), "2": ("Two", ["x"]), "3": ("", ["y", "z"])}
+    assert items_of(raw) == {"1": ("", None), "2": ("Two", ["x"]), "3": ("", ["y", "z"])}
     data = prepare(raw, split="leave_one_out", min_interactions=1, folder=tmp_path / "prepared")
     assert dict(zip(data.item_ids, map(list, data.attributes), strict=True))["2"] == ["x"]
 

@@ -117,14 +117,16 @@ def test_every_metric_that_the_sweep_asks_for_is_reported(tmp_path):
 
 
 def test_data_are_prepared_once_for_all_sweeps_of_a_storage_place(tmp_path):
+    def folders() -> list[Path]:
+        return sorted(path for path in (tmp_path / ".cache" / "prepared").iterdir() if path.is_dir())
+
     first = resources_in(tmp_path)
-    hashed = first.data.hash
-    folders = sorted((tmp_path / ".cache" / "prepared").iterdir())
+    hashed, before = first.data.hash, folders()
     second = resources_in(tmp_path, "teacher.layers=6", run="other")
     assert second.data.hash == hashed
-    assert sorted((tmp_path / ".cache" / "prepared").iterdir()) == folders
+    assert folders() == before
     assert resources_in(tmp_path, "data.min_interactions=2").data is not None
-    assert len(list((tmp_path / ".cache" / "prepared").iterdir())) == 2
+    assert len(folders()) == 2
 
 
 def test_places_follow_from_storage_and_name_or_are_as_given(tmp_path, monkeypatch):
