@@ -286,7 +286,7 @@ def test_interactions_with_items_and_other_types(tmp_path):
 
 def test_json_lines_whose_first_row_lacks_what_others_have(tmp_path):
     path, items = tmp_path / "log.jsonl", tmp_path / "items.jsonl"
-    write_lines(path, [{"user": u, "item": i, "timestamp": t} for u, i, t in (("a", 1, 1), ("a", 2, 2), ("b", 3, 1))])
+    write_lines(path, [{"user": u, "item": i, "timestamp": t} for u, i, t in (("a", 1, 1), ("a", 2, 2), ("a", 3, 3))])
     write_lines(
         items,
         [{"item": 1, "tags": None}, {"item": 2, "name": "Two", "tags": ["x", None]}, {"item": 3, "tags": ["y", "z"]}],
