@@ -2,7 +2,9 @@
 
     python -m benchmarks.workers [--rounds 3] [--users 1280] [--hidden 256] [--layers 6]
 
-One and two workers take turns in the same two processes, joined by gloo as Ray Train joins them. Prints, as JSON: the
+One and two workers take turns in the same two processes, joined by gloo as Ray Train joins them; and two that train each
+for itself on half of the users, which no joining can beat: where two processors are no twice as fast as one, as on
+many rented machines, that bound says so. Prints, as JSON: the
 least seconds of a step by the clock, and the processor seconds of the busier worker, which hardly grow where other work
 shares the machine (waiting for the other worker is not in them); and the largest relative difference of the losses.
 """
@@ -33,7 +35,9 @@ from raydistill.training.loop import DistillationTrainer, TrainingSettings
 MAX_LENGTH, BATCH, WORKERS = 50, 256, 2
 
 
-def trainer(data: SequenceData, options: argparse.Namespace, context: RunContext) -> DistillationTrainer:
+def trainer(
+    data: SequenceData, options: argparse.Namespace, context: RunContext, *, batch: int = BATCH
+) -> DistillationTrainer:
     """Return the training of one model; without dropout, which each worker draws for itself."""
     model = build_recommender(
         "gpt2",
@@ -46,7 +50,7 @@ def trainer(data: SequenceData, options: argparse.Namespace, context: RunContext
         seed=0,
     )
     dataset = DistillationDataset(data, max_length=MAX_LENGTH, causal=True)
-    settings = TrainingSettings(epochs=options.rounds + 1, batch_size=BATCH)
+    settings = TrainingSettings(epochs=options.rounds + 1, batch_size=batch)
     return DistillationTrainer(model, dataset, TASK_ONLY, settings, context=context)
 
 
@@ -55,13 +59,17 @@ def work(options: argparse.Namespace, folder: Path, rank: int) -> dict[str, Any]
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=WORKERS)
     data = first_users(synthetic(), options.users)
-    steps = {"together": trainer(data, options, RunContext(rank=rank, world_size=WORKERS))}
+    steps = {
+        "together": trainer(data, options, RunContext(rank=rank, world_size=WORKERS)),
+        # Each for itself, half of the users: what the processors give where nothing is waited for.
+        "apart": trainer(first_users(data, options.users // WORKERS), options, RunContext(), batch=BATCH // WORKERS),
+    }
     if rank == 0:
         steps["alone"] = trainer(data, options, RunContext())
     epochs = {name: one.epochs() for name, one in steps.items()}
     rounds: dict[str, list[tuple[float, float, float]]] = {name: [] for name in steps}
     for _ in range(options.rounds + 1):
-        for name in ("alone", "together"):
+        for name in ("alone", "together", "apart"):
             dist.barrier()
             if name in epochs:
                 wall, own = time.perf_counter(), time.process_time()
@@ -83,11 +91,19 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
             min(max(first[1], second[1]) for first, second in zip(together[1:], other[1:], strict=True)),
         ],
     }
+    apart = min(
+        max(first[0], second[0]) for first, second in zip(found[0]["apart"][1:], found[1]["apart"][1:], strict=True)
+    )
     losses = [(one[2], two[2]) for one, two in zip(alone, together, strict=True)]
     return {
         name: {"one": round(one, 4), "two": round(two, 4), "speedup": round(one / two, 2)}
         for name, (one, two) in least.items()
     } | {
+        "of_two_that_share_nothing": {
+            "step_seconds": round(apart, 4),
+            "speedup": round(least["step_seconds"][0] / apart, 2),
+            "reached": round(apart / least["step_seconds"][1], 2),
+        },
         "speedup_by_round": [round(one[0] / two[0], 2) for one, two in zip(alone[1:], together[1:], strict=True)],
         "largest_relative_difference_of_the_loss": max(abs(one - two) / one for one, two in losses),
         "load_average": os.getloadavg(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from inspect import signature
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -19,6 +20,13 @@ from torch.nn.parallel import DistributedDataParallel
 from raydistill.training.context import RunContext
 
 T = TypeVar("T")
+
+_SYNC_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
+"""Newer releases of torch warn of the older name."""
 
 
 def is_sharded(context: RunContext) -> bool:
@@ -41,7 +49,7 @@ def wrap(objective: nn.Module, context: RunContext) -> nn.Module:
         return shard(objective)
     device_ids = [context.device] if context.device.type == "cuda" else None
     # Buffers, such as the texts that an item table is a map of, are the same everywhere and stay so.
-    return DistributedDataParallel(objective, device_ids=device_ids, broadcast_buffers=False)
+    return DistributedDataParallel(objective, device_ids=device_ids, **{_SYNC_BUFFERS: False})
 
 
 def synchronized(wrapped: nn.Module, is_last: bool) -> AbstractContextManager:
