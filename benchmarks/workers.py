@@ -2,11 +2,11 @@
 
     python -m benchmarks.workers [--rounds 3] [--users 1280] [--hidden 256] [--layers 6]
 
-One and two workers take turns in the same two processes, joined by gloo as Ray Train joins them; and two that train each
-for itself on half of the users, which no joining can beat: where two processors are no twice as fast as one, as on
-many rented machines, that bound says so. Prints, as JSON: the
-least seconds of a step by the clock, and the processor seconds of the busier worker, which hardly grow where other work
-shares the machine (waiting for the other worker is not in them); and the largest relative difference of the losses.
+One and two workers take turns in the same two processes, joined by gloo as Ray Train joins them; and two that train
+each for itself on half of the users, which no joining can beat: it says what two processors give, on many rented
+machines less than twice as much as one. Prints, as JSON: the least seconds of a step by the clock, and the processor
+seconds of the busier worker, which hardly grow where other work shares the machine (waiting for the other worker is not
+in them); and the largest relative difference of the losses.
 """
 
 from __future__ import annotations
