@@ -87,6 +87,8 @@ def _selectors(results: Results, ratio: float) -> str | None:
     if len(rest):
         smallest = rest["detectable"].replace(np.inf, np.nan).median()
         limit = f" (a difference under {percent(smallest)} would mostly be missed)" if np.isfinite(smallest) else ""
+        if 1 < smallest < np.inf:
+            limit = " (with so few seeds and users hardly any difference would be seen)"
         be = "is" if len(rest) == 1 else "are"
         parts.append(f"{len(rest)} of {len(rows)} {be} not shown to be better or worse{limit}")
     return f"{where}, {'; '.join(parts)}."

@@ -98,7 +98,9 @@ def _points(panel: Axes, known: pd.DataFrame, column: str, strong: tuple[str, ..
         top = 100 * row["high"] if np.isfinite(row["high"]) else panel.get_ylim()[1]
         panel.plot([row[column]] * 2, [100 * row["low"], top], color=arm_colour(row["arm"]), lw=1.1)
         panel.plot(row[column], 100 * row["share"], arm_marker(row["arm"]), color=arm_colour(row["arm"]), ms=6)
-    for _, part in known[named].groupby(known["keep_ratio"].fillna(1.0)):
+    # Each arm by name once, where there is most room to the right; its colour and marker are the same elsewhere.
+    last = known[named].sort_values(column).drop_duplicates("arm", keep="last")
+    for _, part in last.groupby(last["keep_ratio"].fillna(1.0)):
         at = part[column].max() + 0.05 * span
         label_ends(panel, list(part[column]), list(100 * part["share"]), list(part["arm"]), at=at)
 

@@ -43,6 +43,13 @@ def said(reference: list[dict], teacher: list[dict], *, seeds: int = 5, teachers
 POPULAR = arm("popularity", "inferior", -0.5, kind="control")
 
 
+def test_a_budget_that_shows_nothing_is_said_to_do_so():
+    rows = [arm("fisher", "undecided", 0.05, detectable=19.0), arm("tail", "undecided", 0.0, detectable=17.0)]
+    text = said(rows, [arm("fisher", "undecided", -0.04), POPULAR])
+    assert "2 of 2 are not shown to be better or worse (with so few seeds and users hardly any difference would" in text
+    assert "1800" not in text
+
+
 def test_a_selector_that_wins_is_named_with_its_gain():
     text = said(
         [arm("fisher", "better", 0.05), arm("tail", "undecided", 0.0)], [arm("fisher", "worse", -0.04), POPULAR]
