@@ -170,6 +170,7 @@ def test_no_genre_runs_out_in_the_smallest_catalogue(n_genres, series_share):
     ("key", "value"),
     [
         ("n_users", 0), ("n_items", 50), ("n_items", 10_000), ("shortest", 2), ("shortest", 21), ("n_genres", 1),
+        ("longest", 100), ("longest", 2), ("n_genres", 0), ("n_users", 10**7),
         ("n_genres", 13), ("hops", 0), ("noise", 1.5), ("noise", float("nan")), ("popularity", -1.0),
         ("taste", -1.0), ("series", 0.5), ("series_share", 2.0), ("seed", -1),
     ],

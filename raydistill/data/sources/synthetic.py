@@ -150,10 +150,12 @@ def check(params: Params) -> None:
         DataError: With the key, the value and the range.
     """
     largest = params.n_genres * params.longest + PARTS * (params.n_genres - 1)
+    longest = (WORDS - PARTS * (params.n_genres - 1)) // max(1, params.n_genres)
     ranges = {
-        "n_users": (1, 10**8),
-        "shortest": (3, params.longest),
+        "n_users": (1, 10**6),  # each has the probabilities of all items at a time
         "n_genres": (2, len(GENRES)),
+        "longest": (3, longest),
+        "shortest": (3, params.longest),
         "n_items": (largest, WORDS),
         "hops": (1, 16),
         "noise": (0, 1),
