@@ -34,6 +34,7 @@ import numpy as np
 import psutil
 from ray import tune
 from ray.tune.search import Searcher
+from ray.tune.trainable.metadata import _TrainingRunMetadata
 from rich.console import Console
 
 from raydistill.config import Sweep, arms, dump_sweep
@@ -54,6 +55,13 @@ from raydistill.tuning.suggest import Studies
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS, DATA_HASH, METRIC = 8, "0" * 16, "ndcg@10"
 SEARCHED_ARMS, RUNS_A_CONFIRM_SEED = 11, 36
+
+
+class _Ended(SimpleNamespace):
+    """What the bookkeeper reads of a trial of Tune that has ended."""
+
+    def __init__(self, trial_id: str) -> None:
+        super().__init__(trial_id=trial_id, last_result={}, run_metadata=_TrainingRunMetadata())
 
 
 def sweep_of(n_trials: int, *, epochs: int, per_arm: int) -> Sweep:
@@ -177,7 +185,7 @@ class Driver:
         with self.timed("write"):
             write_record(self.run.record_file(record.id), record)
         with self.timed("note"):
-            self.keeper.on_trial_complete(0, [], SimpleNamespace(trial_id=name, last_result={}))
+            self.keeper.on_trial_complete(0, [], _Ended(name))
 
     def count(self, record: Record) -> None:
         """Count a trial that has ended, and show it."""
