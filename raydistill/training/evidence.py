@@ -17,8 +17,7 @@ measured, so that the cost of an arm hardly depends on the other arms of a sweep
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -31,6 +30,7 @@ from raydistill.models import Stack, backbone_of, blocks, stacks_of, with_attent
 from raydistill.seeding import stream
 from raydistill.selectors import KINDS
 from raydistill.training.calibration import CalibrationBatch, Logits, real_positions
+from raydistill.training.context import RunContext
 from raydistill.training.gradient_pass import DRAWN, GRADIENT_KINDS, GradientSums
 from raydistill.training.meter import Meter
 from raydistill.training.observation import Observations, attention_states, block_states, removal
@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 _OBSERVED = {"attention": "attention", "block_influence": "hidden", "contiguous": "hidden"}
 _REMOVED = ("leave_one_out", "greedy", "greedy_loss")
+_OF_ONE_FORWARD = {*_OBSERVED, *GRADIENT_KINDS}
 
 
 @dataclass(frozen=True)
@@ -94,11 +95,14 @@ def measure_evidence(
     chunk_size: int = 64,
     chunk_targets: int | None = None,
     stack: str | None = None,
+    context: RunContext | None = None,
 ) -> Evidence:
     """Return the evidence ``kinds`` of a model, in eval mode, one row for each calibration sample.
 
     The model comes back as it was: mode, attention implementation, gradients and random state. That the batches are
     of the training data only is the caller's duty.
+
+    Several workers take the passes over the samples in turn, each whole, so that their number changes no bit.
 
     Args:
         model: A Hugging Face model of a known family, or a wrapper with one as its ``backbone``.
@@ -111,10 +115,11 @@ def measure_evidence(
         chunk_size: Most examples in memory at a time; peak memory grows with it.
         chunk_targets: Most targets in memory at a time, each with a score for every class; None for no limit.
         stack: Which stack of blocks, where the model has several.
+        context: Where this runs; every worker calls it, with the same model, and gets the whole.
 
     Raises:
         EvidenceError: One block, unknown kinds, too little data, frozen or quantized parameters, or values that are
-            not finite.
+            not finite, on whichever worker.
         ModelError: Unknown family or stack.
     """
     asked = set(_check_kinds(kinds))
@@ -132,26 +137,56 @@ def measure_evidence(
     if "attention" in asked and own != "eager":
         log.warning("attention %r gives no probabilities: the evidence is measured with 'eager'", own)
     cut = {"size": chunk_size, "targets": chunk_targets}
-    values: dict[str, list[np.ndarray]] = defaultdict(list)
+
+    def measured(work: str, replicate: int, meter: Meter) -> dict[str, np.ndarray]:
+        batches = batches_per_replicate[replicate]
+        if work == "removal":
+            pieces = [piece for batch in batches for piece, _ in batch.to(device).chunks(**cut)]
+            found = removal(model, pieces, logits, chosen, len(rows), asked, meter)
+        else:
+            rng = stream(seed, "evidence", replicate)
+            found = _of_one_forward(model, batches, logits, chosen, rows, asked, rng, draws, cut, meter)
+        for kind in asked & set(found):
+            _check_finite(kind, found[kind])
+        return found
+
     with _evaluating(model), Meter(device) as meter:
-        for replicate, batches in enumerate(batches_per_replicate):
-            measured: dict[str, np.ndarray] = {}
-            if asked & {*_OBSERVED, *GRADIENT_KINDS}:
-                rng = stream(seed, "evidence", replicate)
-                measured |= _of_one_forward(model, batches, logits, chosen, rows, asked, rng, draws, cut, meter)
-            if asked & set(_REMOVED):
-                pieces = [piece for batch in batches for piece, _ in batch.to(device).chunks(**cut)]
-                measured |= removal(model, pieces, logits, chosen, len(rows), asked, meter)
-            for kind in asked:
-                _check_finite(kind, measured[kind])
-                values[kind].append(measured[kind])
+        found = _in_turns(_works(asked, len(batches_per_replicate)), measured, meter, context or RunContext())
     return Evidence(
-        values={kind: np.stack(values[kind]) for kind in sorted(asked)},
+        values={kind: np.stack([row[kind] for row in found]) for kind in sorted(asked)},
         pass_seconds=dict(meter.seconds),
         pass_peak_bytes=dict(meter.peak_bytes),
         samples=n_examples,
-        attention=("eager" if "attention" in asked else own) if asked & {*_OBSERVED, *GRADIENT_KINDS} else None,
+        attention=("eager" if "attention" in asked else own) if asked & _OF_ONE_FORWARD else None,
     )
+
+
+def _works(asked: set[str], replicates: int) -> list[tuple[str, int]]:
+    """Return what is to be measured, each of which one worker can do alone: a kind of work and a replicate."""
+    kinds = [name for name, some in (("removal", set(_REMOVED)), ("forward", _OF_ONE_FORWARD)) if asked & some]
+    return [(name, replicate) for name in kinds for replicate in range(replicates)]
+
+
+def _in_turns(
+    works: list[tuple[str, int]], measured: Callable[..., dict[str, np.ndarray]], meter: Meter, context: RunContext
+) -> list[dict[str, np.ndarray]]:
+    """Return what was measured in each replicate, and add every worker's costs to the meter; all call it together."""
+    own: list[tuple[int, dict[str, np.ndarray]]] = []
+    problem = None
+    try:
+        for work, replicate in works[context.rank :: context.world_size]:
+            own.append((replicate, measured(work, replicate, meter)))
+    except EvidenceError as error:  # the others wait for this worker: they have to be told
+        problem = error
+    shares = context.gather((problem, own, dict(meter.seconds), dict(meter.peak_bytes)))
+    for problem, *_ in shares:
+        if problem is not None:
+            raise problem
+    meter.replace([(seconds, peaks) for _, _, seconds, peaks in shares])
+    found: list[dict[str, np.ndarray]] = [{} for _ in {replicate for _, replicate in works}]
+    for replicate, values in (one for _, some, _, _ in shares for one in some):
+        found[replicate] |= values
+    return found
 
 
 def _passes(kind: str) -> tuple[str, ...]:

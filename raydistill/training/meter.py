@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import psutil
@@ -63,6 +63,16 @@ class Meter:
                 self._note(name, self._in_use())
             self._part = None
             self.seconds[name] += time.perf_counter() - start
+
+    def replace(self, shares: Iterable[tuple[Mapping[str, float], Mapping[str, int]]]) -> None:
+        """Take the sum of some workers' seconds, and the highest of their peaks, in place of the own."""
+        self.seconds.clear()
+        self.peak_bytes.clear()
+        for seconds, peaks in shares:
+            for name, value in seconds.items():
+                self.seconds[name] += value
+            for name, value in peaks.items():
+                self.peak_bytes[name] = max(self.peak_bytes[name], value)
 
     def _in_use(self) -> int:
         if self.device.type == "cuda":

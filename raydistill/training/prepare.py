@@ -42,10 +42,11 @@ def prepare_teacher(resources: Resources, seed: int, context: RunContext) -> str
     sweep, run, task = resources.sweep, resources.run, resources.task
     teacher = resources.teacher(identity).to(context.device)
     peaks: dict[str, PeakMemory] = defaultdict(PeakMemory)
-    if context.is_first and not _has_evidence(resources, identity):
+    # The first worker decides for all: a file may become visible to them at different moments.
+    if not context.gather(_has_evidence(resources, identity))[0]:
         with peaks["evidence"]:
-            measure(resources, identity, seed)
-    if not _has_cache(resources, identity):
+            measure(resources, identity, seed, context)
+    if not context.gather(_has_cache(resources, identity))[0]:
         with peaks["teacher_cache"]:
             dataset = task.dataset(sweep, resources.data, causal=teacher.causal, teacher_seed=seed)
             task.build_cache(sweep, teacher, dataset, run.cache(cache_identity(sweep, identity)), context=context)
@@ -83,8 +84,16 @@ def prepared_teacher(resources: Resources, identity: str) -> PreparedTeacher | N
     )
 
 
-def measure(resources: Resources, identity: str, seed: int) -> None:
-    """Measure every kind of evidence that the sweep's selectors need, on training data, and store it."""
+def measure(resources: Resources, identity: str, seed: int, context: RunContext | None = None) -> None:
+    """Measure every kind of evidence that the sweep's selectors need, on training data, and store it.
+
+    Args:
+        resources: The sweep and its data.
+        identity: The teacher.
+        seed: The teacher's seed.
+        context: Where this runs; several workers share the passes, and the first one stores what all have measured.
+    """
+    context = context or RunContext()
     sweep, task = resources.sweep, resources.task
     teacher = resources.teacher(identity)
     dataset = task.dataset(sweep, resources.data, causal=teacher.causal, teacher_seed=seed)
@@ -99,7 +108,10 @@ def measure(resources: Resources, identity: str, seed: int) -> None:
         chunk_size=sweep.evidence.batch_size,
         chunk_targets=max(1, calibration.SCORES // teacher.n_classes),
         stack=teacher.stack,
+        context=context,
     )
+    if not context.is_first:
+        return
     write_evidence(
         resources.run.evidence(evidence_identity(sweep, identity)),
         evidence,

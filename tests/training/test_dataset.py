@@ -59,4 +59,7 @@ def test_two_workers_give_the_curve_and_the_ranks_of_one(tmp_path, family):
     assert first["ranks"] == alone["ranks"]
     assert first["cache"] == pytest.approx(alone["cache"], rel=1e-3)
     assert first["left"] == ["hidden.npy", "meta.json", "output_weight.npy"]
-    assert "a score is not finite" in first["diverged"]  # so said to both, and neither waits for the other
+    assert first["evidence"] == alone["evidence"]
+    # Said to both, and neither waits for the other.
+    assert "a score is not finite" in first["diverged"]
+    assert "'taylor' is not finite" in first["refused"]

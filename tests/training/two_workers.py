@@ -11,19 +11,21 @@ import torch
 import torch.distributed as dist
 from training_zoo import MAX_LENGTH, small_data, small_model
 
-from raydistill.errors import TrialDivergedError
+from raydistill.errors import EvidenceError, TrialDivergedError
 from raydistill.losses import LossWeights
 from raydistill.losses.distillation import TASK_ONLY
 from raydistill.training import evaluation
 from raydistill.training.context import RunContext
 from raydistill.training.dataset import DistillationDataset
 from raydistill.training.evaluation import rank_users
+from raydistill.training.evidence import measure_evidence
 from raydistill.training.loop import DistillationTrainer, TrainingSettings
+from raydistill.training.tasks.next_item import NextItem
 from raydistill.training.teacher_cache import build_teacher_cache
 
 
 def outcome(family: str, context: RunContext, folder: Path) -> dict:
-    """Return the curve, ranks and cache of one distillation."""
+    """Return the curve, ranks, cache and evidence of one distillation."""
     data = small_data()
     teacher = small_model(family, dropout=0.0, layers=2, seed=3).eval()
     plain = DistillationDataset(data, max_length=MAX_LENGTH, causal=teacher.causal)
@@ -44,7 +46,35 @@ def outcome(family: str, context: RunContext, folder: Path) -> dict:
         "curve": curve,
         "ranks": {name: np.asarray(values).tolist() for name, values in ranks.items()},
         "cache": cache.hidden.astype(float).sum(axis=0).tolist(),
+        "evidence": evidence(context),
     }
+
+
+def evidence(context: RunContext) -> dict:
+    """Return evidence of every kind of pass, three samples of it, and what each pass is charged with."""
+    task, teacher = NextItem(), small_model(layers=3, seed=3)
+    dataset = DistillationDataset(small_data(), max_length=MAX_LENGTH, causal=True)
+    parts = np.array_split(np.arange(len(dataset.examples)), 6)
+    samples = [[task.calibration_batch(dataset, part, 0) for part in parts[n::3]] for n in range(3)]
+    kinds = ["attention", "fisher", "greedy", "taylor"]
+    found = measure_evidence(teacher, samples, task.calibration_logits, kinds, seed=0, context=context)
+    return {"values": {kind: found.values[kind].tolist() for kind in kinds}, "passes": sorted(found.pass_seconds)}
+
+
+def evidence_refused_elsewhere(rank: int, world_size: int) -> str:
+    """Return what a worker is told where what another one has measured is not finite."""
+
+    def logits(model, batch):
+        return NextItem().calibration_logits(model, batch) * (float("nan") if rank == world_size - 1 else 1.0)
+
+    dataset = DistillationDataset(small_data(), max_length=MAX_LENGTH, causal=True)
+    sample = [NextItem().calibration_batch(dataset, np.arange(8), 0)]
+    try:
+        context = RunContext(rank=rank, world_size=world_size)
+        measure_evidence(small_model(), [sample] * world_size, logits, ["taylor"], seed=0, context=context)
+    except EvidenceError as error:
+        return str(error)
+    return "nothing"
 
 
 def diverged_elsewhere(rank: int, world_size: int) -> str:
@@ -72,6 +102,7 @@ def main(rank: int, world_size: int, family: str, folder: Path) -> None:
     together = outcome(family, RunContext(rank=rank, world_size=world_size), folder / "together")
     together["left"] = sorted(path.name for path in (folder / "together").iterdir())
     together["diverged"] = diverged_elsewhere(rank, world_size)
+    together["refused"] = evidence_refused_elsewhere(rank, world_size)
     (folder / f"{rank}.json").write_text(json.dumps(together))
     dist.destroy_process_group()
 
