@@ -101,20 +101,23 @@ class TrainingExamples:
         starts, lengths = _windows(data.offsets[:-1], data.train_end, max_length, overlap=1 if causal else 0)
         self.starts, self.lengths = starts, lengths
         self._ends = np.cumsum(lengths)
+        # Every process has its own: so a bit a position, and one number a window.
         self._masks: list[np.ndarray] = []
         self._slots: list[np.ndarray] = []
         self.n_slots = int(self._ends[-1]) if lengths.size else 0
-        if not causal:
+        if not causal and lengths.size:
             self._draw_masks(mask_probability, mask_patterns, seed)
 
     def _draw_masks(self, probability: float, patterns: int, seed: int) -> None:
+        """Draw the masks of all patterns and number their targets: those of window i from ``_slots[pattern][i]`` on."""
         n_positions, base = self.n_slots, 0
         for pattern in range(patterns):
             mask = stream(seed, "mask", pattern).random(n_positions, dtype=np.float32) < probability
             mask[self._ends - 1] = True
-            self._masks.append(mask)
-            self._slots.append(base + np.cumsum(mask) - 1)
-            base += int(mask.sum())
+            counts = np.add.reduceat(mask, self._ends - self.lengths, dtype=np.int64)
+            self._masks.append(np.packbits(mask))
+            self._slots.append(base + np.concatenate([[0], np.cumsum(counts)]))
+            base = int(self._slots[-1][-1])
         self.n_slots = base
 
     def __len__(self) -> int:
@@ -143,9 +146,9 @@ class TrainingExamples:
             labels = self.items[np.where(real, index + 1, 0)].astype(np.int64)
             slots = flat
         else:
-            target = real & self._masks[pattern][flat]
+            target = real & _bits(self._masks[pattern], flat)
             labels = input_ids
-            slots = self._slots[pattern][flat]
+            slots = self._slots[pattern][examples][:, None] + np.cumsum(target, axis=1) - 1
             input_ids = np.where(target, self.mask_id, input_ids)
         rows, _ = np.nonzero(target)
         return Batch(
@@ -202,10 +205,8 @@ class TrainingExamples:
     def _count_targets(self, examples: np.ndarray, pattern: int) -> int:
         if self.causal:
             return int(self.lengths[examples].sum())
-        last = self._slots[pattern][self._ends[examples] - 1]
-        first = self._ends[examples] - self.lengths[examples]
-        before = self._slots[pattern][first] - self._masks[pattern][first]
-        return int((last - before).sum())
+        first = self._slots[pattern]
+        return int((first[examples + 1] - first[examples]).sum())
 
 
 @dataclass(frozen=True)
@@ -280,6 +281,11 @@ def seen_items(data: SequenceData, part: str, users: np.ndarray) -> tuple[np.nda
     rows = np.repeat(np.arange(users.size), counts)
     within = np.arange(rows.size) - np.repeat(np.cumsum(counts) - counts, counts)
     return rows, data.items[begin[rows] + within].astype(np.int64)
+
+
+def _bits(packed: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Return the bits at some indices of what :func:`numpy.packbits` made."""
+    return (packed[index >> 3] << (index & 7).astype(np.uint8)) & 0x80 != 0
 
 
 def _target_positions(data: SequenceData, part: str) -> np.ndarray:
