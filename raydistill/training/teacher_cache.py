@@ -34,7 +34,7 @@ class TeacherCache:
 
     def __init__(self, hidden: np.ndarray, output_weight: np.ndarray) -> None:
         self.hidden = hidden
-        self.output_weight = torch.from_numpy(np.array(output_weight))
+        self.output_weight = torch.from_numpy(output_weight)
 
     def __len__(self) -> int:
         return len(self.hidden)
@@ -54,8 +54,9 @@ class TeacherCache:
         Raises:
             CorruptArtifactError: It is absent, half written or changed.
         """
-        arrays = open_arrays(folder, verify=verify)
-        return cls(arrays[HIDDEN], arrays[WEIGHT])
+        hidden = open_arrays(folder, verify=verify)[HIDDEN]
+        # torch takes only what could be written to; a page that were written would be this process's own.
+        return cls(hidden, np.load(folder / f"{WEIGHT}.npy", mmap_mode="c"))
 
 
 def build_teacher_cache(
