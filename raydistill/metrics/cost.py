@@ -83,7 +83,7 @@ class PeakMemory:
 
     On Linux the kernel's high-water mark is reset on entry, so a reused process reports each trial's own
     peak; elsewhere ``bytes`` is the peak since the process began. ``device_bytes`` is the peak of
-    the accelerator's allocator, 0 without one.
+    the accelerator's allocator, 0 without one. Opened more than once, it keeps the highest.
     """
 
     bytes: int = 0
@@ -97,9 +97,9 @@ class PeakMemory:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        self.bytes = _high_water_mark()
+        self.bytes = max(self.bytes, _high_water_mark())
         if torch.cuda.is_available():
-            self.device_bytes = torch.cuda.max_memory_allocated()
+            self.device_bytes = max(self.device_bytes, torch.cuda.max_memory_allocated())
 
 
 def _high_water_mark() -> int:

@@ -154,10 +154,11 @@ class Trial:
             return self._copied(self._twin)
         test, digest, ranking_seconds = None, None, 0.0
         if self.spec.phase == "confirm" and self.status == "success":
-            try:
-                test, digest, ranking_seconds = self._test()
-            except TrialDivergedError as error:
-                self.status, self.error = "failed", str(error)
+            with self._memory:
+                try:
+                    test, digest, ranking_seconds = self._test()
+                except TrialDivergedError as error:
+                    self.status, self.error = "failed", str(error)
         self.result.evaluation_seconds += ranking_seconds
         record = self._record(test, digest)
         if self.context.is_first:

@@ -58,3 +58,16 @@ def test_peak_memory_sees_what_was_freed_again():
     with PeakMemory() as large:
         np.ones(40_000_000, dtype=np.float64).sum()  # 320 MB, gone at once
     assert large.bytes - small.bytes > 250e6
+
+
+def test_peak_memory_opened_again_keeps_the_highest():
+    memory = PeakMemory()
+    with memory:
+        np.ones(40_000_000, dtype=np.float64).sum()
+    before = memory.bytes
+    with memory:
+        pass
+    assert memory.bytes >= before
+    with memory:
+        np.ones(80_000_000, dtype=np.float64).sum()
+    assert memory.bytes - before > 250e6

@@ -176,6 +176,20 @@ def test_the_teacher_is_tested_as_it_is(resources, teacher):
     assert trial.model is resources.teacher(teacher.id)
 
 
+def test_the_peak_memory_of_a_trial_holds_its_ranking_of_the_test_targets(resources, teacher, monkeypatch, tmp_path):
+    original = next_item.rank_users
+
+    def rank_users(model, data, part, **arguments):
+        np.ones(60_000_000, dtype=np.float64).sum()  # 480 MB, gone at once
+        return original(model, data, part, **arguments)
+
+    # The teacher is not trained: all that it does is to rank.
+    _, usual = run(whole_model(resources, teacher, "teacher"), resources, folder=tmp_path / "usual")
+    monkeypatch.setattr(next_item, "rank_users", rank_users)
+    _, large = run(whole_model(resources, teacher, "teacher"), resources, folder=tmp_path / "large")
+    assert large.cost["peak_memory_bytes"] - usual.cost["peak_memory_bytes"] > 300e6
+
+
 def test_popularity_ranks_by_counts_in_training(resources, teacher):
     trial, record = run(whole_model(resources, teacher, "popularity"), resources)
     data = resources.data
