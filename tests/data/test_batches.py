@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from raydistill.data import prepare
 from raydistill.data.batches import (
-    GROUP_OVERHEAD,
     TrainingExamples,
     evaluation_batches,
     evaluation_users,
@@ -221,16 +220,16 @@ def test_a_worker_without_examples_gets_a_batch_without_targets():
         assert group.labels.numel() == group.positions.numel() == group.slots.numel() == 0
 
 
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=9), st.integers(1, 4))
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=9), st.integers(1, 4), st.integers(0, 20))
 @settings(max_examples=80, deadline=None)
-def test_the_split_by_length_is_the_best_of_all_cuts(lengths, groups):
+def test_the_split_by_length_is_the_best_of_all_cuts(lengths, groups, overhead):
     lengths = np.array(lengths)
-    parts = split_by_length(np.arange(lengths.size), lengths, groups)
+    parts = split_by_length(np.arange(lengths.size), lengths, groups, overhead)
     assert sorted(np.concatenate(parts)) == list(range(lengths.size))
     assert 1 <= len(parts) <= groups
 
     def cost(pieces):
-        return sum(len(piece) * max(piece) + GROUP_OVERHEAD for piece in pieces)
+        return sum(len(piece) * max(piece) + overhead for piece in pieces)
 
     ordered = sorted(lengths)
     cuts = [c for k in range(groups) for c in combinations(range(1, lengths.size), k)]

@@ -311,13 +311,15 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize(("n", "v", "arguments"), [(512, 2000, {"chunk_logits": 20_000}), (8, 90_000, {})])
+@pytest.mark.parametrize(("n", "v", "arguments"), [(512, 2000, {"chunk_logits": 20_000}), (64, 90_000, {})])
 def test_no_array_grows_with_positions_times_catalogue(n, v, arguments):
-    case = problem(torch.float32, n=n, v=v)
+    """The second case is cut as it is by default, into many blocks, and too wide for its exponentials to be kept."""
+    case, weights = problem(torch.float32, n=n, v=v), LossWeights(2.0, 0.5, 0.5)
     with LargestTensor() as seen:
-        chunked(*case, LossWeights(2.0, 0.5, 0.5), **arguments)
+        got = chunked(*case, weights, **arguments)
     allowed = max(arguments.get("chunk_logits", 1 << 19), v * max(DIM, TEACHER_DIM), n * TEACHER_DIM)
-    assert seen.largest <= max(allowed, v * DIM)
+    assert seen.largest <= allowed < n * v / 3
+    assert_same(got, plain(*case, weights), 2e-5)
 
 
 @pytest.mark.parametrize("tiling", TILINGS)

@@ -21,6 +21,7 @@ from raydistill.training.loop import DistillationTrainer, TrainingSettings
 from raydistill.training.objective import CatalogueObjective
 
 DATA = small_data()
+MANY = small_data(n_users=400)
 SETTINGS = TrainingSettings(epochs=3, batch_size=16, lr=3e-3, seed=1)
 
 
@@ -48,13 +49,17 @@ def assert_equal_weights(a, b) -> None:
 
 
 def gradient_of_step(family: str, **arguments) -> dict[str, torch.Tensor]:
-    """Return the gradients of one whole step, split in some way, without dropout, in float64."""
+    """Return the gradients of one whole step, split in some way, without dropout, in float64.
+
+    The step is large enough for further groups to be worth their pass, as the assertion holds.
+    """
     model = small_model(family, dropout=0.0).double()
     objective = CatalogueObjective(model, TASK_ONLY)
-    examples = TrainingExamples(DATA, max_length=MAX_LENGTH, causal=model.causal)
+    examples = TrainingExamples(MANY, max_length=MAX_LENGTH, causal=model.causal)
     for rank in range(arguments.get("world_size", 1)):
-        step = next(iter(examples.steps(0, batch_size=32, seed=0, rank=rank, **arguments)))
+        step = next(iter(examples.steps(0, batch_size=700, seed=0, rank=rank, **arguments)))
         for part in step.parts:
+            assert (len(part) > 1) == (arguments["groups"] > 1)
             objective([DistillationBatch(batch, None) for batch in part], step.n_targets)[0].backward()
     return {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
 

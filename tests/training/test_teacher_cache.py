@@ -17,7 +17,7 @@ from raydistill.training.dataset import DistillationDataset
 from raydistill.training.loop import DistillationTrainer, TrainingSettings
 from raydistill.training.teacher_cache import TeacherCache, build_teacher_cache
 
-DATA = small_data()
+DATA = small_data(n_users=300)
 FAMILIES = ("gpt2", "bert")
 
 
@@ -76,19 +76,20 @@ def test_distilling_from_the_cache_is_distilling_from_the_live_teacher(case):
     teacher, _, folder = case
     weights = LossWeights(temperature=3.0, alpha_dist=0.8, alpha_task=0.4, alpha_hidden=0.5)
     settings = TrainingSettings(
-        epochs=2, batch_size=16, lr=1e-3, weight_decay=0.0, clip=0.0, schedule="constant", warmup=0
+        epochs=2, batch_size=200, lr=1e-3, weight_decay=0.0, clip=0.0, schedule="constant", warmup=0
     )
     student = teacher.keep_layers([0, 2])
     other = teacher.keep_layers([0, 2])
 
     dataset = DistillationDataset(DATA, max_length=MAX_LENGTH, causal=teacher.causal, cache=TeacherCache.open(folder))
+    assert any(len(step.groups) > 1 for step in dataset.examples.steps(0, batch_size=200, seed=0))
     curves = DistillationTrainer(student, dataset, weights, settings).fit().curves
 
     optimizer = torch.optim.AdamW(other.parameters(), lr=1e-3, weight_decay=0.0)
     expected = []
     for epoch in range(2):
         loss_sum = n_targets = 0
-        for step in dataset.examples.steps(epoch, batch_size=16, seed=0, groups=1):
+        for step in dataset.examples.steps(epoch, batch_size=200, seed=0, groups=1):
             (batch,) = step.groups
             hidden = other.hidden(batch.input_ids, batch.attention_mask).flatten(0, 1)[batch.positions]
             taught_hidden = live(teacher, batch)
