@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from raydistill.metrics import PeakMemory
 
 Call = Callable[[], Any]
@@ -95,6 +97,7 @@ def extra_memory(work: Work) -> int:
 
 
 def _measure(call: Call, sender: Any) -> None:
+    torch.set_num_threads(1)  # a fork has none of the threads that its parent's would wait for
     with PeakMemory() as before:
         pass
     started = time.process_time()
