@@ -2,12 +2,24 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks --data Beauty.txt --json figures.json
     python -m benchmarks epoch distillation          # some parts only
-    python -m benchmarks --quick                     # a few minutes, synthetic data of Beauty's shape
+    python -m benchmarks --quick                     # a few minutes, synthetic data of Beauty's shape, one turn each
     python -m benchmarks peers --data Beauty.txt     # RecBole, RecTools, torchdistill, each in its own environment
+    python -m benchmarks quality --data Beauty.txt   # what ten epochs teach, ours against the floor script
     python -m benchmarks search --run runs/ablation  # what a sweep cost beside training, from its records
 
 The file may also be named by RAYDISTILL_BEAUTY. ``pip install -e ".[bench]"`` brings what the rows of transformers'
 Trainer and ONNX Runtime need; without it they are skipped, aloud. The figures of an earlier part stay in the JSON file.
+
+What needs other processes or other data than these parts has a command of its own, ``python -m benchmarks.NAME``:
+
+    workers        two data-parallel workers against one
+    launch         the start of a sharded trial
+    scale          the driver's share of a sweep of thousands of trials on simulated nodes
+    fisher         per-example Fisher, and all evidence of a sweep, against training epochs
+    planted        how often each selector finds blocks that are known to matter
+    depth          a deep teacher against shallow models from scratch
+    bootstrap      the crossed bootstrap of the analysis against scipy's
+    analysis_load  loading and summarizing 10,000 trials
 """
 
 from __future__ import annotations
@@ -23,13 +35,15 @@ from typing import Any
 import torch
 import transformers
 
-from benchmarks import distillation, inference, loss, memory, search, students, text, training
+from benchmarks import distillation, inference, loss, memory, quality, search, students, text, training
 from benchmarks.data import sequences
 from benchmarks.peers.run import peers
 from raydistill.data.splits import SequenceData
 
-PARTS = ("loss", "memory", "epoch", "distillation", "students", "ranking", "inference", "text", "search", "peers")
-SLOW_PARTS = ("peers",)
+PARTS = (
+    "loss", "memory", "epoch", "distillation", "students", "ranking", "inference", "text", "search", "peers", "quality",
+)  # fmt: skip
+SLOW_PARTS = ("peers", "quality")
 QUICK_USERS = 2560
 
 
@@ -41,10 +55,14 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, default=os.environ.get("RAYDISTILL_BEAUTY"), help="Beauty.txt of S3-Rec")
     parser.add_argument("--run", type=Path, default=None, help="run directory of a sweep, for the part search")
-    parser.add_argument("--quick", action="store_true", help="fewer users, smaller catalogues, no peers")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"fewer users, smaller catalogues, one turn, no {' and no '.join(SLOW_PARTS)}",
+    )
     parser.add_argument("--users", type=int, default=None, help="only so many users, over the whole catalogue")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=None, help="turns that each work takes")
+    parser.add_argument("--rounds", type=int, default=None, help="turns that each work takes; 2, or 1 with --quick")
     parser.add_argument("--json", type=Path, default=None)
     options = parser.parse_args()
     unknown = sorted(set(options.parts) - set(PARTS))
@@ -65,7 +83,7 @@ def main() -> None:
 
 def _measure(name: str, options: argparse.Namespace, cache: Path) -> list[dict[str, Any]]:
     """Return the rows of one part."""
-    rounds = options.rounds or (1 if options.quick else 3)
+    rounds = options.rounds or (1 if options.quick else 2)
 
     def data() -> SequenceData:
         return sequences(options.data, cache, users=options.users or (QUICK_USERS if options.quick else None))
@@ -81,6 +99,7 @@ def _measure(name: str, options: argparse.Namespace, cache: Path) -> list[dict[s
         "text": lambda: text.run(cache, rounds=rounds, steps=4 if options.quick else 16),
         "search": lambda: search.run(options.run),
         "peers": lambda: peers(options.data),
+        "quality": lambda: quality.run(data()),
     }
     return work[name]()
 
@@ -90,11 +109,17 @@ def _earlier(file: Path | None) -> dict[str, Any]:
 
 
 def _print(found: dict[str, Any]) -> None:
-    seconds = "skipped" if found["seconds"] is None else f"{found['seconds']:.4g} s"
+    note = found.get("note", "")
+    if found["seconds"] is None:
+        seconds = "skipped" if note.startswith("skipped") else ""
+    else:
+        seconds = f"{found['seconds']:.4g} s"
     ratio = "" if found["ratio"] is None else f"{found['ratio']:.2f}x"
     memory = f"+{found['memory'] / 2**20:.0f} MB" if found.get("memory", -1) >= 0 else ""
+    if found.get("peak", -1) >= 0:
+        memory = f"{found['peak'] / 2**20:.0f} MB"
     print(
-        f"{found['area']:46s} {found['work']:50s} {seconds:>10s} {ratio:>7s} {memory:>9s} {found.get('note', '')}",
+        f"{found['area']:46s} {found['work']:55s} {seconds:>10s} {ratio:>7s} {memory:>9s} {note}",
         flush=True,
     )
 

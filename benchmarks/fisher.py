@@ -14,12 +14,13 @@ import argparse
 import dataclasses
 import json
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.measure import in_turns
+from benchmarks.measure import Work, in_turns
 from raydistill.config import Sweep
 from raydistill.data.splits import SequenceData
 from raydistill.losses.distillation import TASK_ONLY
@@ -64,7 +65,7 @@ def loop(model: Recommender, batches: list[CalibrationBatch]) -> Tensor:
 
 def fisher(model: Recommender, batches: list[CalibrationBatch], rounds: int) -> dict[str, float]:
     """Return processor seconds of both ways over the same batches, their ratio, and how far the results differ."""
-    works = {"loop": lambda: loop(model, batches), "vectorized": lambda: vectorized(model, batches)}
+    works = {"loop": Work(lambda: loop(model, batches)), "vectorized": Work(lambda: vectorized(model, batches))}
     seconds = in_turns(works, rounds)
     one, other = vectorized(model, batches), loop(model, batches)
     return {
@@ -97,8 +98,8 @@ def evidence(sweep: Sweep, data: SequenceData, model: Recommender, samples: list
         if name == "all":
             passes.update(found.pass_seconds)
 
-    works = {name: (lambda name=name: measure(name)) for name in asked}
-    seconds = in_turns({"epoch": lambda: next(steps), **works}, rounds)
+    works = {name: Work(partial(measure, name)) for name in asked}
+    seconds = in_turns({"epoch": Work(partial(next, steps)), **works}, rounds)
     n_examples = sweep.evidence.samples * len(samples)
     whole = sum(passes.values())
     epoch = seconds.pop("epoch") * n_examples / len(dataset.examples)

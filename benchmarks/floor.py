@@ -13,9 +13,11 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2Model
 
 
-def make_model(n_items: int, layers: int, hidden: int, max_length: int, dropout: float = 0.2) -> GPT2Model:
-    """Return a GPT-2 without a language-model head over a table of items."""
-    torch.manual_seed(0)
+def make_model(
+    n_items: int, layers: int, hidden: int, max_length: int, *, dropout: float = 0.2, seed: int = 0
+) -> GPT2Model:
+    """Return a GPT-2 without a language-model head over a table of items; dropout follows the same seed."""
+    torch.manual_seed(seed)
     config = GPT2Config(
         vocab_size=n_items + 2,
         n_positions=max_length,
@@ -34,9 +36,13 @@ def make_model(n_items: int, layers: int, hidden: int, max_length: int, dropout:
 
 
 def training_sequences(items: np.ndarray, offsets: np.ndarray, train_end: np.ndarray, longest: int) -> list[Tensor]:
-    """Return the last ``longest + 1`` training items of every user who has two."""
-    parts = [items[max(begin, end - longest - 1) : end] for begin, end in zip(offsets[:-1], train_end, strict=True)]
-    return [torch.from_numpy(np.asarray(part, dtype=np.int64)) for part in parts if len(part) > 1]
+    """Return the training items of every user, cut from the end so that each part has at most ``longest`` targets."""
+    parts = [
+        items[max(begin, stop - longest - 1) : stop]
+        for begin, end in zip(offsets[:-1], train_end, strict=True)
+        for stop in range(end, begin + 1, -longest)
+    ]
+    return [torch.from_numpy(np.asarray(part, dtype=np.int64)) for part in parts]
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
@@ -63,11 +69,13 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         return hidden_gradient * scale, table_gradient * scale, None, None
 
 
-def train_epoch(model: GPT2Model, optimizer, sequences: list[Tensor], n_items: int, *, batch=256, groups=5) -> float:
+def train_epoch(
+    model: GPT2Model, optimizer, sequences: list[Tensor], n_items: int, *, batch=256, groups=5, order_seed=0
+) -> float:
     """Return the mean loss of an epoch of random batches, split by length inside."""
     model.train()
     loss_sum, n_targets = 0.0, 0
-    order = np.random.default_rng(0).permutation(len(sequences))
+    order = np.random.default_rng(order_seed).permutation(len(sequences))
     for start in range(0, len(order), batch):
         chosen = sorted((sequences[i] for i in order[start : start + batch]), key=len)
         count = sum(len(s) - 1 for s in chosen)

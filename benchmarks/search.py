@@ -32,7 +32,7 @@ def run(folder: Path | None) -> list[dict[str, Any]]:
     training = sum(cost["training_seconds"] for cost in own) / at_once
     evaluation = sum(cost["evaluation_seconds"] for cost in own) / at_once
     overhead = [cost["overhead_seconds"] for cost in own]
-    idle = (span - training - evaluation) * at_once / len(trials)
+    idle = (span - training - evaluation) * at_once / len(own)
     note = f"{len(trials)} trials, {len(trials) - len(own)} of them taken over, {at_once} at once"
     return [
         row(area, "bare training / processes", training, training, note=note),
@@ -40,7 +40,7 @@ def run(folder: Path | None) -> list[dict[str, Any]]:
         row(area, "all trials, first start to last end", span, training, note=note),
         row(area, "the same against training and evaluation", span, training + evaluation, note=note),
         row(area, "overhead inside a trial, median", statistics.median(overhead), note=note),
-        row(area, "all that is not training or evaluation, a trial", idle, note=note),
+        row(area, "all that is not training or evaluation, a trial that trained", idle, note=note),
     ]
 
 

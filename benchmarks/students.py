@@ -6,22 +6,27 @@ An experiment. Stacked students share their batches, so they need one seed; loss
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
-from benchmarks.measure import in_turns, row
+from benchmarks.measure import Work, in_turns, row
 from raydistill.losses import LossWeights, class_loss
 from raydistill.models.recommender import build_recommender
 
 STUDENTS = (2, 4, 8)
+STEPS = 3
+"""Steps of a turn: one alone is too short to be measured."""
+
 WEIGHTS = LossWeights()
 SHAPES = {
     "240 items, 32 dimensions": {"n_items": 240, "hidden": 32, "batch": 64, "length": 32},
     "12,101 items, 64 dimensions": {"n_items": 12_101, "hidden": 64, "batch": 64, "length": 8},
 }
+NOTES = {"one after the other": "fused attention", "stacked": "attention of plain products, which vmap batches"}
 
 
 def run(*, rounds: int) -> list[dict[str, Any]]:
@@ -37,7 +42,8 @@ def run(*, rounds: int) -> list[dict[str, Any]]:
             }
             seconds = in_turns(works, rounds)
             area = f"step of {n} students, {shape}"
-            rows += [row(area, name, value, seconds["one after the other"]) for name, value in seconds.items()]
+            against = seconds["one after the other"]
+            rows += [row(area, name, value, against, note=NOTES[name]) for name, value in seconds.items()]
     return rows
 
 
@@ -67,7 +73,15 @@ def _batch(*, n_items: int, hidden: int, batch: int, length: int) -> tuple[Tenso
     return ids, labels, torch.randn(batch * length, n_items, generator=draw)
 
 
-def _in_turn(students: list[nn.Module], ids: Tensor, labels: Tensor, target: Tensor):
+def _turn(step: Callable[[], None]) -> Work:
+    def steps() -> None:
+        for _ in range(STEPS):
+            step()
+
+    return Work(steps, share=STEPS, first_steps=step)
+
+
+def _in_turn(students: list[nn.Module], ids: Tensor, labels: Tensor, target: Tensor) -> Work:
     optimizers = [torch.optim.AdamW(student.parameters(), fused=True) for student in students]
 
     def step() -> None:
@@ -76,10 +90,10 @@ def _in_turn(students: list[nn.Module], ids: Tensor, labels: Tensor, target: Ten
             class_loss(student(ids), target, labels, WEIGHTS).total.backward()
             optimizer.step()
 
-    return step
+    return _turn(step)
 
 
-def _stacked(students: list[nn.Module], ids: Tensor, labels: Tensor, target: Tensor):
+def _stacked(students: list[nn.Module], ids: Tensor, labels: Tensor, target: Tensor) -> Work:
     students = copy.deepcopy(students)  # the others keep their attention
     for student in students:  # fused attention knows no stacked models, and would be called one by one
         student.recommender.backbone.config._attn_implementation = "eager"
@@ -99,4 +113,4 @@ def _stacked(students: list[nn.Module], ids: Tensor, labels: Tensor, target: Ten
             parameter.grad = found[name]
         optimizer.step()
 
-    return step
+    return _turn(step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from benchmarks import floor
-from benchmarks.measure import in_turns, row
+from benchmarks.measure import Work, extra_memory, in_turns, row
 from raydistill.data.splits import SequenceData
 from raydistill.losses import LossWeights
 from raydistill.losses.distillation import TASK_ONLY
@@ -21,49 +22,73 @@ from raydistill.training.evaluation import rank_users
 from raydistill.training.loop import DistillationTrainer, TrainingSettings
 
 HIDDEN, MAX_LENGTH, BATCH, LR = 64, 50, 256, 1e-3
+TRAINER = "transformers Trainer, padded"
 
 SLOW_SHARE = 4
-"""Slow loops take about a fourth of the steps, and their time is multiplied: it is the same in every step."""
+"""Slow loops take about a fourth of the sequences, and their time is multiplied: it is the same for every batch."""
+
+FIRST_STEPS = 2
+"""Steps that warm a training loop up, whoever's it is."""
 
 
 def epochs(data: SequenceData, *, rounds: int) -> list[dict[str, Any]]:
     """Return the time of one epoch of a GPT-2 of one block."""
     sequences = floor.training_sequences(data.items, data.offsets, data.train_end, MAX_LENGTH)
-    works = {"floor script": _floor(floor.train_epoch, sequences, data), "raydistill": ours(model(data, 1), data)}
+    works = _epochs(sequences, data)
     seconds = in_turns(works, rounds)
-    slow = {"plain loop, padded": _floor(floor.train_epoch_padded, sequences[::SLOW_SHARE], data)}
-    if importlib.util.find_spec("accelerate") is not None:
-        slow["transformers Trainer, padded"] = _trainer(sequences[::SLOW_SHARE], data)
-    found = in_turns(slow, 1)
-    steps, of_all = (-(-len(some) // BATCH) for some in (sequences[::SLOW_SHARE], sequences))
-    seconds |= {name: value * of_all / steps for name, value in found.items()}
-    note = dict.fromkeys(found, f"from {steps} of {of_all} steps")
+    # A loop that has trained keeps gradients and averages: new ones say what training needs from its beginning.
+    memory = {name: extra_memory(work) for name, work in _epochs(sequences, data).items()}
     area = "epoch, 1 block"
-    rows = [row(area, name, v, seconds["floor script"], note=note.get(name, "")) for name, v in seconds.items()]
-    if len(slow) == 1:
-        rows.append(row(area, "transformers Trainer, padded", None, note="skipped: accelerate is not installed"))
+    rows = [
+        row(area, name, value, seconds["floor script"], memory=memory[name], note=works[name].note)
+        for name, value in seconds.items()
+    ]
+    if TRAINER not in works:
+        rows.append(row(area, TRAINER, None, note="skipped: accelerate is not installed"))
     return rows
+
+
+def _epochs(sequences: list[torch.Tensor], data: SequenceData) -> dict[str, Work]:
+    part = sequences[::SLOW_SHARE]
+    share = len(part) / len(sequences)
+    works = {
+        "floor script": _floor(floor.train_epoch, sequences, data),
+        "raydistill": ours(model(data, 1), data),
+        "plain loop, padded": _floor(floor.train_epoch_padded, part, data, share),
+    }
+    if importlib.util.find_spec("accelerate") is not None:
+        first = part[: FIRST_STEPS * BATCH]
+        works[TRAINER] = Work(_trainer(part, data), share, first_steps=_trainer(first, data))
+    return works
 
 
 def ranking(data: SequenceData, *, rounds: int) -> list[dict[str, Any]]:
     """Return the time of ranking all users over the whole catalogue."""
     recommender = model(data, 1).eval()
     plain = recommender.backbone
-    positions = np.asarray(data.test_position)
-    histories = [np.array(data.items[b:e]) for b, e in zip(data.offsets[:-1], positions, strict=True)]
-    targets = np.asarray(data.items)[positions]
+    histories, targets = histories_and_targets(data)
     works = {
-        "floor script, ranks and top 10": lambda: floor.ranks(
-            plain, histories, targets, data.n_items, longest=MAX_LENGTH
+        "floor script, ranks and top 10": Work(
+            lambda: floor.ranks(plain, histories, targets, data.n_items, longest=MAX_LENGTH)
         ),
-        "raydistill, ranks and top 10": lambda: rank_users(recommender, data, "test"),
-        "raydistill, ranks alone": lambda: rank_users(recommender, data, "test", top=False),
+        "raydistill, ranks and top 10": Work(lambda: rank_users(recommender, data, "test")),
+        "raydistill, ranks alone": Work(lambda: rank_users(recommender, data, "test", top=False)),
     }
     seconds = in_turns(works, rounds)
-    return [row("rank all users", name, value, next(iter(seconds.values()))) for name, value in seconds.items()]
+    against = next(iter(seconds.values()))
+    return [
+        row("rank all users", name, seconds[name], against, memory=extra_memory(work)) for name, work in works.items()
+    ]
 
 
-def model(data: SequenceData, layers: int) -> Recommender:
+def histories_and_targets(data: SequenceData) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return what each user had seen before the test item, and that item."""
+    positions = np.asarray(data.test_position)
+    histories = [np.array(data.items[b:e]) for b, e in zip(data.offsets[:-1], positions, strict=True)]
+    return histories, np.asarray(data.items)[positions]
+
+
+def model(data: SequenceData, layers: int, *, dropout: float = 0.2, seed: int = 0) -> Recommender:
     """Return an untrained GPT-2 recommender."""
     return build_recommender(
         "gpt2",
@@ -71,24 +96,31 @@ def model(data: SequenceData, layers: int) -> Recommender:
         layers=layers,
         hidden=HIDDEN,
         heads=2,
-        dropout=0.2,
+        dropout=dropout,
         max_length=MAX_LENGTH,
-        seed=0,
+        seed=seed,
     )
 
 
-def ours(recommender: Recommender, data: SequenceData, *, weights: LossWeights = TASK_ONLY, cache=None):
-    """Return a call that trains one epoch more by raydistill's loop."""
+def ours(recommender: Recommender, data: SequenceData, *, weights: LossWeights = TASK_ONLY, cache=None) -> Work:
+    """Return an epoch by raydistill's loop; each turn trains one more."""
     dataset = DistillationDataset(data, max_length=MAX_LENGTH, causal=True, cache=cache)
-    trainer = DistillationTrainer(recommender, dataset, weights, TrainingSettings(epochs=1000, batch_size=BATCH, lr=LR))
-    steps = trainer.epochs()
-    return lambda: next(steps)
+
+    def epochs(examples: int | None):
+        settings = TrainingSettings(epochs=1000, epoch_examples=examples, batch_size=BATCH, lr=LR)
+        return DistillationTrainer(recommender, dataset, weights, settings).epochs()
+
+    return Work(partial(next, epochs(None)), first_steps=partial(next, epochs(FIRST_STEPS * BATCH)))
 
 
-def _floor(train_epoch, sequences, data: SequenceData):
+def _floor(train_epoch, sequences: list[torch.Tensor], data: SequenceData, share: float = 1.0) -> Work:
     plain = floor.make_model(data.n_items, 1, HIDDEN, MAX_LENGTH)
     optimizer = torch.optim.AdamW(plain.parameters(), lr=LR, fused=True)
-    return lambda: train_epoch(plain, optimizer, sequences, data.n_items, batch=BATCH)
+
+    def train(some: list[torch.Tensor]) -> None:
+        train_epoch(plain, optimizer, some, data.n_items, batch=BATCH)
+
+    return Work(partial(train, sequences), share, first_steps=partial(train, sequences[: FIRST_STEPS * BATCH]))
 
 
 class _ForTrainer(nn.Module):
@@ -107,7 +139,7 @@ class _ForTrainer(nn.Module):
 
 
 def _trainer(sequences, data: SequenceData):
-    from transformers import Trainer, TrainingArguments
+    from transformers import PrinterCallback, Trainer, TrainingArguments
 
     examples = []
     for sequence in sequences:
@@ -125,4 +157,6 @@ def _trainer(sequences, data: SequenceData):
         disable_tqdm=True,
         use_cpu=True,
     )
-    return Trainer(module, arguments, train_dataset=examples).train
+    trainer = Trainer(module, arguments, train_dataset=examples)
+    trainer.remove_callback(PrinterCallback)  # it would print between the rows
+    return trainer.train

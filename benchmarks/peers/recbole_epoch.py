@@ -1,4 +1,4 @@
-"""RecBole's SASRec on a file of sequences: prints the seconds of an epoch and of ranking all users."""
+"""RecBole's SASRec on a file of sequences: prints the seconds of an epoch and of ranking, and its peak memory."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import torch
+from peak_memory import peak_bytes
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.model.sequential_recommender import SASRec
@@ -57,6 +58,7 @@ def main() -> None:
         trainer.evaluate(test, load_best_model=False)
         print("epoch", trained - started)
         print("ranking", time.process_time() - trained)
+        print("memory", peak_bytes())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""RecTools' SASRec on a file of sequences: prints the seconds of an epoch and of recommending to all users."""
+"""RecTools' SASRec on a file of sequences: prints the seconds of an epoch and of ranking, and its peak memory."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from peak_memory import peak_bytes
 from rectools import Columns
 from rectools.dataset import Dataset
 from rectools.models import SASRecModel
@@ -30,6 +31,7 @@ def main() -> None:
     model.recommend(users=frame[Columns.User].unique(), dataset=dataset, k=10, filter_viewed=True)
     print("epoch", trained - started)
     print("ranking", time.process_time() - trained)
+    print("memory", peak_bytes())
 
 
 if __name__ == "__main__":

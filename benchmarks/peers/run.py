@@ -12,7 +12,7 @@ import torch
 
 from benchmarks import distillation
 from benchmarks.data import sequences
-from benchmarks.measure import in_turns, row
+from benchmarks.measure import Once, once, row
 from benchmarks.training import model, ours
 from raydistill.training.evaluation import rank_users
 
@@ -23,8 +23,9 @@ PEERS = {
     "torchdistill 1.1.5, GPT-2 8 to 2 blocks": "torchdistill",
 }
 NOTES = {
-    "recbole": "batches of 2,048 targets, each with its history; ours of 256 users with all of theirs",
-    "rectools": "preparing the data is in its epoch",
+    ("recbole", "epoch"): "batches of 2,048 targets, each with its history; ours of 256 users with all of theirs",
+    ("recbole", "ranking"): "seen items stay candidates: its full sort masks none for sequential data",
+    ("rectools", "epoch"): "preparing the data is in its epoch",
 }
 INSTALL_SECONDS, RUN_SECONDS = 900, 5400
 
@@ -37,7 +38,8 @@ def cache_folder() -> Path:
 def peers(data: Path | None, names: list[str] | None = None) -> list[dict[str, Any]]:
     """Return the time of one epoch of each peer, 64 dimensions, over the file of sequences, as ratios to raydistill.
 
-    A peer's script prints ``epoch SECONDS``, ``ranking SECONDS`` or ``distillation SECONDS`` as its last lines.
+    A peer's script prints ``epoch SECONDS``, ``ranking SECONDS`` or ``distillation SECONDS`` and ``memory BYTES`` as
+    its last lines. Memory is the peak of a whole process: the peer's over all that it did, ours by work.
 
     Args:
         data: The file; None skips all.
@@ -46,7 +48,7 @@ def peers(data: Path | None, names: list[str] | None = None) -> list[dict[str, A
     if data is None:
         return [row("peers", name, None, note="skipped: needs --data Beauty.txt") for name in PEERS]
     against = _own(data)
-    rows = [row("peers", f"raydistill, {work}", seconds, seconds) for work, seconds in against.items()]
+    rows = [row("peers", f"raydistill, {work}", o.seconds, o.seconds, peak=o.peak) for work, o in against.items()]
     for name, script in PEERS.items():
         if names is not None and script not in names:
             continue
@@ -62,21 +64,25 @@ def peers(data: Path | None, names: list[str] | None = None) -> list[dict[str, A
             rows.append(row("peers", name, None, note=f"skipped: it does not run here ({failed})"))
             continue
         found = [line.split() for line in output.splitlines()]
-        found = {line[0]: float(line[1]) for line in found if len(line) == 2 and line[0] in against}
+        found = {line[0]: float(line[1]) for line in found if len(line) == 2 and line[0] in {*against, "memory"}}
+        peak = int(found.pop("memory"))
         for work, seconds in found.items():
-            note = NOTES.get(script, "") if work == "epoch" else ""
-            rows.append(row("peers", f"{name}, {work}", seconds, against[work], note=note))
+            note = NOTES.get((script, work), "")
+            rows.append(row("peers", f"{name}, {work}", seconds, against[work].seconds, peak=peak, note=note))
     return rows
 
 
-def _own(data: Path) -> dict[str, float]:
-    """Return what raydistill takes for the same work."""
+def _own(data: Path) -> dict[str, Once]:
+    """Return what raydistill takes for the same work, each once and without warm-up like the peers'."""
     with tempfile.TemporaryDirectory() as cache:
         found = sequences(data, Path(cache))
         recommender = model(found, 1).eval()
-        works = {"epoch": ours(model(found, 1), found), "ranking": lambda: rank_users(recommender, found, "test")}
-        seconds = in_turns(works, 1)
-        return seconds | {"distillation": distillation.cached_epoch(found)}
+        works = {
+            "epoch": ours(model(found, 1), found).call,
+            "ranking": lambda: rank_users(recommender, found, "test"),
+            "distillation": lambda: distillation.cached_epoch(found),
+        }
+        return {name: once(work) for name, work in works.items()}
 
 
 def _call(command: list[str], limit: int) -> tuple[str, str]:

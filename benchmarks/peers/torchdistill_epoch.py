@@ -1,7 +1,8 @@
-"""torchdistill's distillation box on a file of sequences: prints the seconds of a distillation epoch, 8 to 2 blocks.
+"""torchdistill's distillation box on a file of sequences: prints seconds and peak memory of an epoch, 8 to 2 blocks.
 
 Its loop runs the teacher in every step and makes all logits; batches are padded to 50, as its data loaders stack them.
-The models hand it the logits of real positions only, without which an epoch would take several times as long.
+The models hand it the logits of real positions only, without which an epoch would take several times as long. Models
+and optimizer are those of the floor script, which needs nothing of raydistill either.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ _OPERATORS = torch.library.Library("torchvision", "DEF")
 for _name in ("nms", "qnms"):
     _OPERATORS.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
+from peak_memory import peak_bytes  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.utils.data import Dataset, RandomSampler  # noqa: E402
 from torchdistill.core.distillation import get_distillation_box  # noqa: E402
 from torchdistill.datasets.registry import register_collate_func  # noqa: E402
-from transformers import GPT2Config, GPT2Model  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from benchmarks.floor import make_model  # noqa: E402
 
 LONGEST, HIDDEN = 50, 64
 
@@ -55,10 +59,7 @@ class Recommender(nn.Module):
 
     def __init__(self, n_items: int, layers: int) -> None:
         super().__init__()
-        config = GPT2Config(
-            vocab_size=n_items + 2, n_positions=LONGEST, n_embd=HIDDEN, n_layer=layers, n_head=2, use_cache=False
-        )
-        self.n_items, self.backbone = n_items, GPT2Model(config)
+        self.n_items, self.backbone = n_items, make_model(n_items, layers, HIDDEN, LONGEST)
 
     def forward(self, ids):
         """Return ``[real positions, items]``."""
@@ -94,7 +95,7 @@ def main() -> None:
         },
         "teacher": {"requires_grad": False, "forward_hook": {"output": []}, "forward_proc": "forward_batch_only"},
         "student": {"forward_hook": {"output": []}, "forward_proc": "forward_batch_only"},
-        "optimizer": {"key": "AdamW", "kwargs": {"lr": 1e-3}, "max_grad_norm": 1.0},
+        "optimizer": {"key": "AdamW", "kwargs": {"lr": 1e-3, "fused": True}, "max_grad_norm": 1.0},
         "criterion": {
             "key": "WeightedSumLoss",
             "kwargs": {"sub_terms": {"kd": {"criterion": loss, "weight": 1.0}}},
@@ -109,6 +110,7 @@ def main() -> None:
     for ids, targets, further in box.train_data_loader:
         box.post_forward_process(loss=box.forward_process(ids, targets, further))
     print("distillation", time.process_time() - started)
+    print("memory", peak_bytes())
 
 
 if __name__ == "__main__":
