@@ -20,7 +20,8 @@ from typing import Any
 
 import ray
 
-from raydistill.config import Sweep, load_sweep
+from raydistill.config import Sweep
+from raydistill.training.build import load_sweep
 from raydistill.training.context import RunContext
 from raydistill.tuning import cluster
 from raydistill.tuning.sharded import Workers, run_sharded
