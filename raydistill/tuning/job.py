@@ -20,13 +20,14 @@ from raydistill.training.resources import Resources, note_prepared
 from raydistill.training.teach import describe_teacher, read_history, warn_if_weak
 from raydistill.training.trial import TrialSpec
 from raydistill.tuning import checkpoints, cluster, preflight
+from raydistill.tuning.attachment import attach
 from raydistill.tuning.dealer import Dealer
 from raydistill.tuning.directory import describe_run, kept_records, open_run_directory, search_failures, set_aside
 from raydistill.tuning.metrics import SweepMetrics
 from raydistill.tuning.plan import Plan
 from raydistill.tuning.progress import Progress
 from raydistill.tuning.specs import teacher_seeds
-from raydistill.tuning.versions import check_versions, versions
+from raydistill.tuning.versions import versions
 
 
 @dataclass(frozen=True)
@@ -165,8 +166,6 @@ def prepare_in_worker(arguments: dict[str, Any], context) -> str:
     """Return the identity of the teacher that this worker, with the others, has prepared.
 
     Raises:
-        OtherCodeError: This machine, which may have joined after the sweep had started, runs other code.
+        RefusedError: This machine runs other code, or does not see what the sweep has prepared.
     """
-    check_versions(arguments["versions"])
-    resources = Resources.attach(RunDirectory(arguments["run"]), Path(arguments["cache"]))
-    return prepare_teacher(resources, arguments["seed"], context)
+    return prepare_teacher(attach(arguments), arguments["seed"], context)

@@ -17,10 +17,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raydistill.config import Sweep
 from raydistill.errors import UserError
 from raydistill.records import RunDirectory
-from raydistill.tuning.capacity import can_grow
-from raydistill.tuning.sharded import Workers
+from raydistill.tuning.capacity import Workers, alive_nodes, can_grow, room_for, shortage
+from raydistill.tuning.refusals import OtherCodeError
+from raydistill.tuning.sharded import teacher_workers
 from raydistill.tuning.sharded_trial import trial_workers
-from raydistill.tuning.versions import OtherCodeError, differences, versions
+from raydistill.tuning.versions import differences, versions
 
 WAIT_S = 900.0
 """Seconds that an autoscaler has for bringing what is missing: machines take minutes to start."""
@@ -88,12 +89,11 @@ def check_cluster(
         UserError: With what there is and what is missing.
     """
     execution = sweep.execution
-    teacher = Workers(execution.workers, 1.0, execution.gpus_per_worker)
-    for workers, keys in (
-        (teacher, "execution.workers, execution.gpus_per_worker"),
-        (trial_workers(sweep), "execution.workers, execution.gpus_per_trial, execution.cpus_per_trial"),
+    for workers_of, keys in (
+        (teacher_workers, "execution.workers, execution.gpus_per_worker"),
+        (trial_workers, "execution.workers, execution.gpus_per_trial, execution.cpus_per_trial"),
     ):
-        _wait_for_room(workers, keys, notify, wait_s)
+        _wait_for_room(workers_of(sweep), keys, notify, wait_s)
     nodes = alive_nodes()
     gpus = sum(node["Resources"].get("GPU", 0.0) for node in nodes)
     keys = ("gpus_per_worker",) if execution.workers > 1 else ("gpus_per_worker", "gpus_per_trial")
@@ -102,23 +102,6 @@ def check_cluster(
             notify(f"there are {gpus:g} GPUs, and execution.{key} is 0: {_ON_CPUS[key]} on CPUs")
     if len(nodes) > 1 or not _is_here(nodes[0]):
         _check_nodes(nodes, run.root)
-
-
-def alive_nodes() -> list[dict]:
-    """Return the nodes of the cluster that are alive, as Ray describes them."""
-    return [node for node in ray.nodes() if node["Alive"]]
-
-
-def room_for(workers: Workers, nodes: Sequence[Mapping[str, float]]) -> int:
-    """Return how many such workers fit on nodes with these resources, none of them split over two nodes."""
-
-    def fit(node: Mapping[str, float]) -> int:
-        limits = [node.get("CPU", 0.0) / workers.cpus]
-        if workers.gpus:
-            limits.append(node.get("GPU", 0.0) / workers.gpus)
-        return int(min(limits) + 1e-9)
-
-    return sum(map(fit, nodes))
 
 
 def _wait_for_room(workers: Workers, keys: str, notify: Callable[[str], None], wait_s: float) -> None:
@@ -141,11 +124,7 @@ def _wait_for_room(workers: Workers, keys: str, notify: Callable[[str], None], w
 
 
 def _too_small(workers: Workers, nodes: Sequence[Mapping[str, float]], *, waited: bool) -> str:
-    each = f"{workers.cpus:g} CPU" + (f" and {workers.gpus:g} GPU" if workers.gpus else "")
-    there = ", ".join(f"{node.get('CPU', 0):g} CPU {node.get('GPU', 0):g} GPU" for node in nodes)
-    late = ", and the autoscaler has brought no more in time" if waited else ""
-    fits = room_for(workers, nodes)
-    return f"{workers.number} worker(s) of {each} each are asked for, {fits} fit on the nodes there are ({there}){late}"
+    return shortage(workers, nodes) + (", and the autoscaler has brought no more in time" if waited else "")
 
 
 def _bundle(workers: Workers) -> dict[str, int]:

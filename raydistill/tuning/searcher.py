@@ -17,9 +17,10 @@ from raydistill.config import Sweep
 from raydistill.errors import RaydistillError, RunDirectoryError
 from raydistill.records import Record, RunDirectory, read_record, write_record
 from raydistill.training.trial import TrialSpec, failed_record
+from raydistill.tuning.capacity import Workers
 from raydistill.tuning.dealer import Dealer
-from raydistill.tuning.sharded import Workers
-from raydistill.tuning.versions import REFUSED, OtherCodeError, versions
+from raydistill.tuning.refusals import REFUSED, RefusedError
+from raydistill.tuning.versions import versions
 
 MAX_FAILURES = 1
 """Times that a trial whose process was lost starts again before it counts as failed.
@@ -134,11 +135,11 @@ class Bookkeeper(_NotInSnapshots, Callback):
         """Take note of the record that the trial wrote.
 
         Raises:
-            OtherCodeError: A machine with other code, which may have joined late, has refused it; the sweep ends.
+            RefusedError: A machine, which may have joined late, or a cluster without room has refused it.
             RaydistillError: The record is not there or not whole, or what follows from it cannot be written.
         """
         if REFUSED in trial.last_result:
-            self.error = OtherCodeError(**trial.last_result[REFUSED])
+            self.error = RefusedError(**trial.last_result[REFUSED])
             raise self.error
         spec = self._searcher.specs.pop(trial.trial_id)
         with self._ending_the_sweep():

@@ -18,10 +18,9 @@ from tuning_zoo import dealer_of, invented_record, small_sweep
 from raydistill.errors import CorruptArtifactError, RunDirectoryError
 from raydistill.records import RunDirectory, read_record, write_record
 from raydistill.training.trial import TrialSpec
+from raydistill.tuning.capacity import Workers
+from raydistill.tuning.refusals import NoRoomError, OtherCodeError, RefusedError, UnseenError, refusal
 from raydistill.tuning.searcher import Bookkeeper, DealerSearcher
-from raydistill.tuning.sharded import Workers
-from raydistill.tuning.trainable import refusal
-from raydistill.tuning.versions import OtherCodeError
 
 
 @pytest.fixture
@@ -163,16 +162,23 @@ def test_a_trial_that_ends_without_a_word_says_so(parts):
     assert "without a word" in said.records[0].error
 
 
-def test_a_machine_with_other_code_ends_the_sweep_and_leaves_no_record(parts):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OtherCodeError.of("late", ["raydistill 0 (here 1)"]),
+        UnseenError("node late cannot open what the sweep has prepared", where="late", mend="mount it"),
+        NoRoomError("no room was found", where="execution.workers", mend="bring them back"),
+    ],
+)
+def test_what_no_trial_is_to_blame_for_ends_the_sweep_and_leaves_no_record(parts, error):
     searcher, keeper, run, said = parts
     searcher.suggest("a")
-    said_there = refusal(OtherCodeError.of("late", ["raydistill 0 (here 1)"]))
-    with pytest.raises(OtherCodeError, match="node late") as caught:
-        keeper.on_trial_complete(0, [], tune_trial("a", **said_there))
+    with pytest.raises(RefusedError) as caught:
+        keeper.on_trial_complete(0, [], tune_trial("a", **refusal(error)))
+    assert str(caught.value) == str(error)
     assert keeper.error is caught.value
-    with pytest.raises(OtherCodeError, match="node late"):
+    with pytest.raises(RefusedError):
         keeper.on_trial_error(0, [], tune_trial("a"))
-    assert "ray up cluster.yaml" in caught.value.mend
     assert said.records == []
     assert list(run.records()) == []
 
