@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import torch
+from pyarrow import fs
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2._internal.exceptions import CheckpointManagerInitializationError, WorkerGroupStartupTimeoutError
@@ -33,7 +34,7 @@ MAX_STARTS = 10
 Ray's own default is for ever, and without a word: after a node is lost there may be no room for them any more."""
 
 KEPT = 2
-"""Checkpoints of a run that stay: the one that it continues from, and the one before."""
+"""Checkpoints of a run that stay: the one that it continues from, and the one before, in case that one is damaged."""
 
 TIMEOUT_S = 24 * 3600
 """Seconds that workers wait for each other: the first measures evidence and profile alone, which may take hours.
@@ -158,24 +159,40 @@ def _worker(config: dict[str, Any]) -> Any:
             world_size=train_context.get_world_size(),
             device=get_device(),
             report=report,
-            resume_from=_whole(checkpoint, Path(scratch) / "resume"),
+            resume_from=_newest_whole(checkpoint, Path(scratch) / "resume"),
             checkpoint_folder=Path(scratch) / "checkpoint",
             strategy=config["strategy"],
         )
         return config["function"](config["arguments"], context)
 
 
-def _whole(checkpoint: Checkpoint | None, folder: Path) -> Path | None:
-    """Return where a checkpoint was put; None, to begin anew, where there is none or it is damaged."""
-    if checkpoint is None:
-        return None
-    checkpoint.to_directory(str(folder))
-    try:
-        load_checkpoint(folder)
-    except CorruptArtifactError as error:
-        log.warning("%s; the training begins anew", error)
-        return None
-    return folder
+def _newest_whole(checkpoint: Checkpoint | None, folder: Path) -> Path | None:
+    """Return where the newest whole checkpoint was put; None, to begin anew, where there is none.
+
+    Args:
+        checkpoint: The last that was reported.
+        folder: Where to put it, and those before it as far as they are tried.
+    """
+    for candidate in _newest_first(checkpoint) if checkpoint is not None else ():
+        place = folder / Path(candidate.path).name
+        candidate.to_directory(str(place))
+        try:
+            load_checkpoint(place)
+        except CorruptArtifactError as error:
+            log.warning("%s; the one before it is tried, without one the training begins anew", error)
+        else:
+            return place
+    return None
+
+
+def _newest_first(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
+    """Yield a checkpoint and those before it: Ray names them by the time, and tells a worker of the last alone."""
+    yield checkpoint
+    parent, _, last = checkpoint.path.rpartition("/")
+    entries = checkpoint.filesystem.get_file_info(fs.FileSelector(parent))
+    names = [entry.base_name for entry in entries if entry.type == fs.FileType.Directory]
+    for name in sorted((name for name in names if name < last), reverse=True):
+        yield Checkpoint(f"{parent}/{name}", checkpoint.filesystem)
 
 
 def _waited_in_vain(error: ray.train.TrainingFailedError) -> bool:

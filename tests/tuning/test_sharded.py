@@ -7,6 +7,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 from ray import tune
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig
 from ray.train.torch import TorchConfig
@@ -18,6 +19,7 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from tuning_zoo import small_sweep
 
 from raydistill.errors import RaydistillError
+from raydistill.training.checkpoint import STATE, TENSORS, load_checkpoint, save_checkpoint
 from raydistill.training.context import RunContext
 from raydistill.tuning import job, sharded, sharded_trial
 from raydistill.tuning.capacity import Workers
@@ -201,6 +203,29 @@ def test_workers_wait_longer_for_the_first_than_any_evidence_takes(tmp_path, lau
 def test_workers_are_not_waited_for_for_ever(tmp_path, launch):
     limit = launch(small_sweep(tmp_path)).run_config.failure_config.controller_failure_limit
     assert FailureConfig().controller_failure_limit == -1 < limit == sharded.MAX_STARTS
+
+
+def checkpoint_of(folder, epoch):
+    save_checkpoint(folder, {"weight": torch.full((4,), float(epoch))}, {"epoch": epoch})
+    return folder
+
+
+@pytest.mark.parametrize(("damaged", "epoch"), [((), 3), ((3,), 2), ((2, 3), 1), ((1, 2), 3), ((1, 2, 3), None)])
+def test_training_continues_from_the_newest_checkpoint_that_is_whole(tmp_path, caplog, damaged, epoch):
+    run = tmp_path / "teacher-a"
+    for number in (1, 2, 3, 4):  # Ray has not heard of the last
+        checkpoint_of(run / f"checkpoint_2026-11-25_0{number}", number)
+    (run / "checkpoint_manager_snapshot.json").write_text("{}")
+    for number in damaged:
+        path = run / f"checkpoint_2026-11-25_0{number}" / (TENSORS if number % 2 else STATE)
+        path.write_bytes(path.read_bytes()[:-3])
+    found = sharded._newest_whole(Checkpoint(str(run / "checkpoint_2026-11-25_03")), tmp_path / "resume")
+    assert (found and load_checkpoint(found)[1]["epoch"]) == epoch
+    assert caplog.text.count("the one before it is tried") == (3 - epoch if epoch else 3)
+
+
+def test_training_begins_anew_where_there_is_no_checkpoint(tmp_path):
+    assert sharded._newest_whole(None, tmp_path / "resume") is None
 
 
 def test_a_whole_snapshot_stays_and_two_checkpoints_with_it(tmp_path, interrupted, launch, caplog):
