@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ray import tune
+from ray._raylet import setproctitle
 from ray.train import Result
 from ray.train.v2._internal.execution.controller import TrainController
 
@@ -85,6 +86,7 @@ def run_sharded_trial(config: Mapping[str, Any]) -> None:
 def _run(config: Mapping[str, Any]) -> Record:
     resources = resources_of(config)
     spec = TrialSpec(**config["spec"])
+    setproctitle(f"ray::{run_sharded_trial.__name__} {spec.name}")  # what `ps` and the dashboard show, to its end
     identity = spec.identity(resources.sweep, resources.data.hash)
     run = RunDirectory(config["run"])
     storage = checkpoints.place_of(resources.sweep, run)
@@ -104,6 +106,7 @@ def _run(config: Mapping[str, Any]) -> Record:
 def train_in_worker(arguments: Mapping[str, Any], context: RunContext) -> str:
     """Return the identity of the trial that this worker, with the others, has run."""
     trial = Trial(TrialSpec(**arguments["spec"]), resources_of(arguments), context)
+    setproctitle(f"ray::RayTrainWorker {trial.spec.name}")
     for _row in trial.epochs():
-        pass
+        setproctitle(f"ray::RayTrainWorker {trial.spec.name}")  # Ray names the process anew whenever it looks at it
     return trial.finish().id

@@ -36,7 +36,7 @@ SPEC = {"phase": "search", "arm": "uniform", "kind": "selector", "number": 0, "s
     "error", [OtherCodeError.of("late", ["raydistill 0 (here 1)"]), UnseenError("not there"), NoRoomError("too few")]
 )
 def test_what_no_trial_is_to_blame_for_ends_the_sweep_and_not_its_trial_alone(tmp_path, monkeypatch, error):
-    said = []
+    said, named = [], []
 
     def refuse(*arguments, **settings):
         raise error
@@ -44,12 +44,28 @@ def test_what_no_trial_is_to_blame_for_ends_the_sweep_and_not_its_trial_alone(tm
     resources = SimpleNamespace(sweep=small_sweep(tmp_path), data=SimpleNamespace(hash="datahash"))
     monkeypatch.setattr(sharded_trial, "resources_of", lambda config: resources)
     monkeypatch.setattr(sharded_trial, "run_sharded", refuse)
+    monkeypatch.setattr(sharded_trial, "setproctitle", named.append)
     monkeypatch.setattr(tune, "report", said.append)
     workers = {"number": 2, "cpus": 1.0, "gpus": 0.0}
     sharded_trial.run_sharded_trial(
         {"spec": SPEC, "run": str(tmp_path), "cache": "", "versions": {}, "workers": workers}
     )
     assert said == [refusal(error)]
+    assert named == ["ray::run_sharded_trial search uniform #0"]
+
+
+def test_every_worker_of_a_trial_is_named_after_it(tmp_path, monkeypatch):
+    named = []
+    trial = SimpleNamespace(
+        spec=SimpleNamespace(name="search uniform keep=0.5 #0"),
+        epochs=lambda: iter([{}, {}]),
+        finish=lambda: SimpleNamespace(id="identity"),
+    )
+    monkeypatch.setattr(sharded_trial, "resources_of", lambda config: None)
+    monkeypatch.setattr(sharded_trial, "Trial", lambda *arguments: trial)
+    monkeypatch.setattr(sharded_trial, "setproctitle", named.append)
+    assert sharded_trial.train_in_worker({"spec": SPEC}, RunContext()) == "identity"
+    assert set(named) == {"ray::RayTrainWorker search uniform keep=0.5 #0"}
 
 
 def test_a_worker_of_the_teacher_that_runs_other_code_refuses(tmp_path):
