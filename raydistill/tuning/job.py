@@ -96,7 +96,7 @@ class Job:
         with Progress(expected, quality_metric(self.sweep)) as progress:
             progress.phase("starting Ray")
             preflight.check_token(self.sweep)
-            checkpoints.check_place(checkpoints.place_of(self.sweep, self.run))
+            checkpoints.check_place(checkpoints.open_place(self.sweep, self.run))
             dashboard = cluster.start(self.sweep)
             if dashboard:
                 progress.phase(f"dashboard: {dashboard}")
