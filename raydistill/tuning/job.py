@@ -100,7 +100,7 @@ class Job:
             dashboard = cluster.start(self.sweep)
             if dashboard:
                 progress.phase(f"dashboard: {dashboard}")
-            preflight.check_cluster(self.sweep, self.run, notify=progress.phase)
+            preflight.check_cluster(self.sweep, self.run, self.cache, notify=progress.phase)
             exported = SweepMetrics(self.sweep.name, quality_metric(self.sweep))
             teachers = [self._prepared(resources, seed, progress) for seed in teacher_seeds(self.sweep)]
             dealt = [*records, *search_failures(self.run, records)]
