@@ -161,9 +161,9 @@ class Bookkeeper(_NotInSnapshots, Callback):
         self._failures[identity] += 1
         if self._failures[identity] <= MAX_FAILURES:
             self._searcher.again(spec)
-            self._on_lost(spec, _reason(trial))
+            self._on_lost(spec, _reason(trial, _error_text(trial)))
             return
-        record = failed_record(spec, self._sweep, self._searcher.dealer.data_hash, _reason(trial))
+        record = failed_record(spec, self._sweep, self._searcher.dealer.data_hash, _reason(trial, _error_text(trial)))
         with self._ending_the_sweep():
             write_record(self._run.record_file(record.id), record)
             self._note(record)
@@ -196,9 +196,14 @@ def _forget_metrics(trial: TuneTrial) -> None:
     trial.run_metadata.invalidate_cache()
 
 
-def _reason(trial: TuneTrial) -> str:
-    """Return the last line of a failed trial's error, which names it, and where the whole of it lies."""
+def _error_text(trial: TuneTrial) -> str:
+    """Return the whole error of a failed trial; nothing where there is none."""
     path = trial.error_file
-    text = Path(path).read_text(errors="replace").strip() if path and Path(path).is_file() else ""
-    last = text.splitlines()[-1].strip() if text else "the process ended without a word"
-    return f"{last} (whole error: {path})" if text else last
+    return Path(path).read_text(errors="replace").strip() if path and Path(path).is_file() else ""
+
+
+def _reason(trial: TuneTrial, text: str) -> str:
+    """Return the line of a failed trial's error that names it, and where the whole of it lies."""
+    # The errors of this project end with where and how to mend it.
+    lines = [line.strip() for line in text.splitlines() if not line.strip().startswith(("where:", "mend:"))]
+    return f"{lines[-1]} (whole error: {trial.error_file})" if lines else "the process ended without a word"

@@ -183,6 +183,15 @@ def test_what_no_trial_is_to_blame_for_ends_the_sweep_and_leaves_no_record(parts
     assert list(run.records()) == []
 
 
+def test_the_reason_is_what_went_wrong_and_not_how_to_mend_it(parts, tmp_path):
+    searcher, keeper, _run, said = parts
+    error = RunDirectoryError("cannot write record.json: disk full", where="/runs/a", mend="free some space")
+    (tmp_path / "error.txt").write_text(f"Traceback ...\n  File ...\nraydistill.errors.RunDirectoryError: {error}\n")
+    lose_twice(searcher, keeper, str(tmp_path / "error.txt"))
+    for told in (said.lost[0][1], said.records[0].error):
+        assert told.startswith("raydistill.errors.RunDirectoryError: cannot write record.json: disk full (whole error")
+
+
 def stopped_by_tune(keeper, trial):
     """Let Ray's own controller stop a trial that has reported its last result; it catches what a callback raises."""
     controller = object.__new__(TuneController)
