@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -17,9 +18,9 @@ from raydistill.config import Sweep
 from raydistill.errors import RaydistillError, RunDirectoryError
 from raydistill.records import Record, RunDirectory, read_record, write_record
 from raydistill.training.trial import TrialSpec, failed_record
-from raydistill.tuning.capacity import Workers
+from raydistill.tuning.capacity import Workers, fits, node_resources, shortage
 from raydistill.tuning.dealer import Dealer
-from raydistill.tuning.refusals import REFUSED, RefusedError
+from raydistill.tuning.refusals import REFUSED, NoRoomError, RefusedError
 from raydistill.tuning.versions import versions
 
 MAX_FAILURES = 1
@@ -27,6 +28,15 @@ MAX_FAILURES = 1
 
 Tune's own retries are not used: it loses count of a trial whose process dies between two trials or while it starts.
 """
+
+MAX_LOST_NODES = 5
+"""Times that a trial starts again since its node was lost, as spot machines are: that is no fault of the trial."""
+
+NODE_LOST = "its node has died"
+"""Words of Ray, in the error of a process whose node was lost or taken away."""
+
+PATIENCE_S = 600.0
+"""Seconds for which no trial may run because none fits on any machine: so long may an autoscaler take."""
 
 
 class _NotInSnapshots:
@@ -52,6 +62,7 @@ class DealerSearcher(_NotInSnapshots, Searcher):
     def __init__(self, dealer: Dealer, run: RunDirectory, cache: Path, workers: Workers) -> None:
         super().__init__()
         self.dealer = dealer
+        self.workers = workers
         self._shared = {
             "run": str(run.root),
             "cache": str(cache),
@@ -119,17 +130,42 @@ class Bookkeeper(_NotInSnapshots, Callback):
         self._on_start = on_start
         self._on_lost = on_lost
         self._begun: set[str] = set()
+        self._running: set[str] = set()
+        self._waits_since: float | None = None
         self._failures: Counter[str] = Counter()
+        self._lost_nodes: Counter[str] = Counter()
         self.error: RaydistillError | None = None
         """Why the sweep cannot go on; Tune passes on no more than its text."""
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Say that a trial has started; one that starts again is under way already."""
+        self._running.add(trial.trial_id)
         spec = self._searcher.specs[trial.trial_id]
         identity = self._searcher.dealer.identity(spec)
         if identity not in self._begun:
             self._begun.add(identity)
             self._on_start(spec)
+
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        """End the sweep where no trial has run for minutes, and none could: Tune itself would wait for ever.
+
+        Raises:
+            NoRoomError: With what a trial asks for, and what there is.
+        """
+        if self._running or not self._searcher.specs:
+            self._waits_since = None
+            return
+        self._waits_since = self._waits_since or time.monotonic()
+        if time.monotonic() - self._waits_since < PATIENCE_S:
+            return
+        nodes = node_resources()
+        if not fits(self._searcher.workers, nodes):
+            self.error = NoRoomError(
+                f"no trial has had room for {PATIENCE_S / 60:g} minutes: {shortage(self._searcher.workers, nodes)}",
+                where="execution.gpus_per_trial, execution.cpus_per_trial",
+                mend="bring back the machines that are missing, or ask for less; the same command then continues",
+            )
+            raise self.error
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Take note of the record that the trial wrote.
@@ -141,13 +177,13 @@ class Bookkeeper(_NotInSnapshots, Callback):
         if REFUSED in trial.last_result:
             self.error = RefusedError(**trial.last_result[REFUSED])
             raise self.error
-        spec = self._searcher.specs.pop(trial.trial_id)
+        spec = self._ended(trial)
         with self._ending_the_sweep():
             self._note(read_record(self._run.record_file(self._searcher.dealer.identity(spec))))
         _forget_metrics(trial)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Let a trial whose process died or raised start again; write its record where that has happened before.
+        """Let a trial whose process died or raised start again; write its record where that has happened too often.
 
         Raises:
             RaydistillError: As :meth:`on_trial_complete`, whose errors Tune takes for the trial's own, and comes here;
@@ -155,15 +191,17 @@ class Bookkeeper(_NotInSnapshots, Callback):
         """
         if self.error is not None:
             raise self.error
-        spec = self._searcher.specs.pop(trial.trial_id)
+        spec = self._ended(trial)
         _forget_metrics(trial)
         identity = self._searcher.dealer.identity(spec)
-        self._failures[identity] += 1
-        if self._failures[identity] <= MAX_FAILURES:
+        text = _error_text(trial)
+        times, most = (self._lost_nodes, MAX_LOST_NODES) if NODE_LOST in text else (self._failures, MAX_FAILURES)
+        times[identity] += 1
+        if times[identity] <= most:
             self._searcher.again(spec)
-            self._on_lost(spec, _reason(trial, _error_text(trial)))
+            self._on_lost(spec, _reason(trial, text))
             return
-        record = failed_record(spec, self._sweep, self._searcher.dealer.data_hash, _reason(trial, _error_text(trial)))
+        record = failed_record(spec, self._sweep, self._searcher.dealer.data_hash, _reason(trial, text))
         with self._ending_the_sweep():
             write_record(self._run.record_file(record.id), record)
             self._note(record)
@@ -183,6 +221,10 @@ class Bookkeeper(_NotInSnapshots, Callback):
                 mend="see to the disk and the run directory; the same command then continues",
             )
             raise self.error from error
+
+    def _ended(self, trial: TuneTrial) -> TrialSpec:
+        self._running.discard(trial.trial_id)
+        return self._searcher.specs.pop(trial.trial_id)
 
     def _note(self, record: Record) -> None:
         self._searcher.dealer.finished(record)

@@ -20,7 +20,7 @@ from raydistill.records import RunDirectory, read_record, write_record
 from raydistill.training.trial import TrialSpec
 from raydistill.tuning.capacity import Workers
 from raydistill.tuning.refusals import NoRoomError, OtherCodeError, RefusedError, UnseenError, refusal
-from raydistill.tuning.searcher import Bookkeeper, DealerSearcher
+from raydistill.tuning.searcher import MAX_LOST_NODES, PATIENCE_S, Bookkeeper, DealerSearcher
 
 
 @pytest.fixture
@@ -181,6 +181,83 @@ def test_what_no_trial_is_to_blame_for_ends_the_sweep_and_leaves_no_record(parts
         keeper.on_trial_error(0, [], tune_trial("a"))
     assert said.records == []
     assert list(run.records()) == []
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still, on a cluster of a node that is too small."""
+    now = SimpleNamespace(time=1.0, nodes=[{"CPU": 0.5}])
+    monkeypatch.setattr("raydistill.tuning.searcher.time", SimpleNamespace(monotonic=lambda: now.time))
+    monkeypatch.setattr("raydistill.tuning.searcher.node_resources", lambda: now.nodes)
+    return now
+
+
+def test_a_sweep_whose_trials_fit_nowhere_any_more_ends(parts, clock):
+    searcher, keeper, *_ = parts
+    keeper.on_step_end(0, [])  # nothing waits
+    searcher.suggest("a")
+    keeper.on_step_end(0, [])
+    clock.time += PATIENCE_S - 1
+    keeper.on_step_end(0, [])
+    clock.time += 2
+    with pytest.raises(
+        NoRoomError, match=r"for 10 minutes: 1 worker.* 1 CPU each .*, 0 fit .*\(0\.5 CPU 0 GPU\)"
+    ) as caught:
+        keeper.on_step_end(0, [])
+    assert keeper.error is caught.value
+
+
+def test_trials_may_wait_for_what_holds_the_machines_or_comes_in_time(parts, clock):
+    searcher, keeper, *_ = parts
+    searcher.suggest("a")
+    keeper.on_step_end(0, [])
+    clock.nodes = [{"CPU": 4.0}]  # there, and in use
+    clock.time += 2 * PATIENCE_S
+    keeper.on_step_end(0, [])
+    keeper.on_trial_start(0, [], tune_trial("a"))
+    clock.nodes = []
+    keeper.on_step_end(0, [])  # one runs
+    keeper.on_trial_error(0, [], tune_trial("a"))
+    searcher.suggest("b")
+    keeper.on_step_end(0, [])  # and now waits anew
+    clock.time += PATIENCE_S - 1
+    keeper.on_step_end(0, [])
+
+
+NODE_DIED = """\
+The actor died unexpectedly before finishing this task.
+	class_name: DistillTrainable
+The actor died because its node has died. Node Id: 1f
+	the actor's node was terminated unexpectedly: health check failed
+"""
+
+
+def test_lost_nodes_are_not_counted_as_failures_of_the_trial(parts, tmp_path):
+    searcher, keeper, _run, said = parts
+    (tmp_path / "node.txt").write_text(NODE_DIED)
+    (tmp_path / "own.txt").write_text("MemoryError\n")
+    assert searcher.suggest("start")["name"]
+    spec, name = searcher.specs["start"], "start"
+    for number, file in enumerate(["node.txt"] * MAX_LOST_NODES + ["own.txt"]):
+        keeper.on_trial_error(0, [], tune_trial(name, str(tmp_path / file)))
+        name = str(number)
+        searcher.suggest(name)
+        assert searcher.specs[name] == spec
+    assert said.records == []
+    assert said.lost[0][1].startswith("the actor's node was terminated unexpectedly")
+    keeper.on_trial_error(0, [], tune_trial(name, str(tmp_path / "own.txt")))
+    assert [record.status for record in said.records] == ["failed"]
+
+
+def test_a_trial_whose_node_is_lost_each_time_fails_in_the_end(parts, tmp_path):
+    searcher, keeper, _run, said = parts
+    (tmp_path / "node.txt").write_text(NODE_DIED)
+    for number in range(MAX_LOST_NODES + 1):
+        assert said.records == []
+        searcher.suggest(str(number))
+        keeper.on_trial_error(0, [], tune_trial(str(number), str(tmp_path / "node.txt")))
+    assert len(said.lost) == MAX_LOST_NODES
+    assert "node was terminated" in said.records[0].error
 
 
 def test_the_reason_is_what_went_wrong_and_not_how_to_mend_it(parts, tmp_path):
