@@ -114,7 +114,9 @@ class Job:
                 progress.ended(record)
                 exported.note(record)
 
-            progress.keep([record for record in records if record.status != "failed"])
+            kept = [record for record in records if record.status != "failed"]
+            progress.keep(kept)
+            exported.keep(kept)
             from raydistill.tuning.trials import run_trials
 
             run_trials(self.sweep, self.run, self.cache, dealer, on_record=note, on_start=start, on_lost=progress.lost)
