@@ -32,8 +32,10 @@ Tune's own retries are not used: it loses count of a trial whose process dies be
 MAX_LOST_NODES = 5
 """Times that a trial starts again since its node was lost, as spot machines are: that is no fault of the trial."""
 
-NODE_LOST = "its node has died"
-"""Words of Ray, in the error of a process whose node was lost or taken away."""
+NODE_LOST = ("its node has died", "The actor is temporarily unavailable")
+"""Words of Ray, in the error of a process whose node was lost or taken away.
+
+The second come first: of a process that has died alone its node tells within a second, of a node Ray learns later."""
 
 PATIENCE_S = 600.0
 """Seconds for which no trial may run because none fits on any machine: so long may an autoscaler take."""
@@ -195,7 +197,8 @@ class Bookkeeper(_NotInSnapshots, Callback):
         _forget_metrics(trial)
         identity = self._searcher.dealer.identity(spec)
         text = _error_text(trial)
-        times, most = (self._lost_nodes, MAX_LOST_NODES) if NODE_LOST in text else (self._failures, MAX_FAILURES)
+        with_node = any(words in text for words in NODE_LOST)
+        times, most = (self._lost_nodes, MAX_LOST_NODES) if with_node else (self._failures, MAX_FAILURES)
         times[identity] += 1
         if times[identity] <= most:
             self._searcher.again(spec)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
+from ray.exceptions import ActorUnavailableError
 from ray.tune.callback import CallbackList
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial as TuneTrial
@@ -230,11 +231,15 @@ The actor died unexpectedly before finishing this task.
 The actor died because its node has died. Node Id: 1f
 	the actor's node was terminated unexpectedly: health check failed
 """
+NOT_YET_KNOWN = str(
+    ActorUnavailableError("The actor is temporarily unavailable: RpcError: Connection reset by peer", b"0" * 16)
+)
 
 
-def test_lost_nodes_are_not_counted_as_failures_of_the_trial(parts, tmp_path):
+@pytest.mark.parametrize("error", [NODE_DIED, NOT_YET_KNOWN])
+def test_lost_nodes_are_not_counted_as_failures_of_the_trial(parts, tmp_path, error):
     searcher, keeper, _run, said = parts
-    (tmp_path / "node.txt").write_text(NODE_DIED)
+    (tmp_path / "node.txt").write_text(error)
     (tmp_path / "own.txt").write_text("MemoryError\n")
     assert searcher.suggest("start")["name"]
     spec, name = searcher.specs["start"], "start"
@@ -244,7 +249,7 @@ def test_lost_nodes_are_not_counted_as_failures_of_the_trial(parts, tmp_path):
         searcher.suggest(name)
         assert searcher.specs[name] == spec
     assert said.records == []
-    assert said.lost[0][1].startswith("the actor's node was terminated unexpectedly")
+    assert said.lost[0][1].startswith(error.splitlines()[-1].strip())
     keeper.on_trial_error(0, [], tune_trial(name, str(tmp_path / "own.txt")))
     assert [record.status for record in said.records] == ["failed"]
 
