@@ -11,7 +11,7 @@ from typing import Any
 
 from raydistill.config.expand import arm_names, keep_ratio_problem, n_student_layers
 from raydistill.config.mistakes import NO_SUCH_KEY, Mistake
-from raydistill.config.schema import COSTS, Analysis, Confirm, Search
+from raydistill.config.schema import COSTS, Analysis, Confirm, Execution, Search
 from raydistill.config.tables import Tables
 from raydistill.records import LOWER_IS_BETTER
 
@@ -24,6 +24,8 @@ def between_sections(sections: Mapping[str, Any], tables: Tables) -> Iterator[Mi
             yield from _reference(sections)
     if {"search", "teacher"} <= set(sections) and sections["teacher"].layers is not None:
         yield from _keep_ratios(sections["search"], sections["teacher"].layers)
+    if "execution" in sections:
+        yield from _execution(sections["execution"])
     if {"search", "confirm"} <= set(sections):
         yield from _configurations(sections["search"], sections["confirm"])
     if "task" in sections:
@@ -71,6 +73,20 @@ def _configurations(search: Search, confirm: Confirm) -> Iterator[Mistake]:
     if confirm.configurations > search.trials:
         rule = f"must be at most search.trials, which is {search.trials}"
         yield Mistake(("confirm", "configurations"), rule, confirm.configurations)
+
+
+def _execution(execution: Execution) -> Iterator[Mistake]:
+    """Yield settings that would be accepted and could not do what they say."""
+    gpus = execution.gpus_per_worker
+    if gpus > 1:
+        rule = "must be at most 1: a worker uses one GPU; for several, set workers to their number"
+        yield Mistake(("execution", "gpus_per_worker"), rule, gpus)
+    elif execution.workers > 1 and 0 < gpus < 1:
+        rule = "must be 0 or 1 with several workers: NCCL does not connect two of them on one GPU"
+        yield Mistake(("execution", "gpus_per_worker"), rule, gpus)
+    if execution.strategy == "fsdp" and execution.workers == 1 and execution.gpus_per_trial <= 1:
+        rule = "needs workers of at least 2, or several gpus_per_trial: one process has nobody to share the model with"
+        yield Mistake(("execution", "strategy"), rule, execution.strategy, ("ddp",))
 
 
 def _keep_ratios(search: Search, n_layers: int) -> Iterator[Mistake]:

@@ -1,12 +1,30 @@
-"""What the Ray cluster holds now, and what its autoscaler can bring."""
+"""What the Ray cluster holds now, what fits on its nodes, and what its autoscaler can bring."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import ray
 from ray._private.state import state
 
 UNLIMITED = 1e6
 """Stands for as many as wanted: Ray's own value for a node type without a limit does not fit a count."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The processes of one training run.
+
+    Attributes:
+        number: How many.
+        cpus: CPUs that each reserves.
+        gpus: GPUs that each reserves.
+    """
+
+    number: int
+    cpus: float
+    gpus: float
 
 
 def capacity() -> dict[str, float]:
@@ -23,3 +41,55 @@ def can_grow() -> bool:
     """Return whether an autoscaler may bring more than there is now."""
     now, most = ray.cluster_resources(), capacity()
     return any(most[name] > now.get(name, 0.0) for name in most)
+
+
+def alive_nodes() -> list[dict]:
+    """Return the nodes of the cluster that are alive, as Ray describes them."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def node_resources() -> list[dict[str, float]]:
+    """Return what each node that is alive has in all, in use or not."""
+    return [node["Resources"] for node in alive_nodes()]
+
+
+def room_for(workers: Workers, nodes: Sequence[Mapping[str, float]]) -> int:
+    """Return how many such workers fit on nodes with these resources, none of them split over two nodes."""
+
+    def fit(node: Mapping[str, float]) -> int:
+        limits = [node.get("CPU", 0.0) / workers.cpus]
+        if workers.gpus:
+            limits.append(node.get("GPU", 0.0) / workers.gpus)
+        return int(min(limits) + 1e-9)
+
+    return sum(map(fit, nodes))
+
+
+def fits(workers: Workers, nodes: Sequence[Mapping[str, float]], beside: float = 0.0) -> bool:
+    """Return whether all workers fit at once, with a process of ``beside`` CPUs on any of the nodes."""
+    if not beside:
+        return room_for(workers, nodes) >= workers.number
+    cpus = [node.get("CPU", 0.0) for node in nodes]
+    return any(
+        own >= beside and fits(workers, [*nodes[:index], {**nodes[index], "CPU": own - beside}, *nodes[index + 1 :]])
+        for index, own in enumerate(cpus)
+    )
+
+
+def with_cpus_that_fit(
+    asked: Workers, choices: Iterable[float], nodes: Sequence[Mapping[str, float]], beside: float = 0.0
+) -> Workers:
+    """Return the workers with the first number of CPUs with which all fit, or as they were asked for where none does.
+
+    Nodes may be unequal, and the largest may lack a GPU: only a look at all of them says what fits.
+    """
+    tried = (replace(asked, cpus=float(cpus)) for cpus in choices)
+    return next((workers for workers in tried if fits(workers, nodes, beside)), asked)
+
+
+def shortage(workers: Workers, nodes: Sequence[Mapping[str, float]]) -> str:
+    """Return what was asked for, how much of it fits, and what there is, as text."""
+    each = f"{workers.cpus:g} CPU" + (f" and {workers.gpus:g} GPU" if workers.gpus else "")
+    there = ", ".join(f"{node.get('CPU', 0):g} CPU {node.get('GPU', 0):g} GPU" for node in nodes)
+    count = room_for(workers, nodes)
+    return f"{workers.number} worker(s) of {each} each are asked for, {count} fit on the nodes there are ({there})"

@@ -2,23 +2,64 @@
 
 from __future__ import annotations
 
+import json
 import secrets
+import sys
+from typing import Any
 
-import pyarrow
 from pyarrow import fs
 
 from raydistill.config import Sweep
-from raydistill.errors import UserError
-from raydistill.records import RunDirectory
+from raydistill.errors import CorruptArtifactError, UserError
+from raydistill.records import RunDirectory, write_json
+from raydistill.tuning.places import FAILURES, leave_probe, read_probe, reason, remove_probe
+
+NOTED = "checkpoints.json"
+"""File of a run directory with the name of its checkpoints elsewhere, and every place that they were in."""
+
+
+def open_place(sweep: Sweep, run: RunDirectory) -> str:
+    """Return where Ray Train keeps the checkpoints of a sweep, noted in the run directory for :func:`place_of`.
+
+    Elsewhere the name is random besides: two run directories may have the same name, and one that is begun anew must
+    not continue from what it had before.
+    """
+    named = sweep.execution.checkpoints
+    if named is None:
+        return place_of(sweep, run)
+    noted = _noted(run) or {"name": f"{run.root.name}-{secrets.token_hex(4)}", "places": []}
+    place = _under(named, noted["name"])
+    if place not in noted["places"]:
+        write_json(run.root / NOTED, noted | {"places": [*noted["places"], place]})
+    return place
 
 
 def place_of(sweep: Sweep, run: RunDirectory) -> str:
-    """Return where Ray Train keeps the checkpoints of a sweep: a folder, or an address such as ``s3://bucket/name``."""
+    """Return where the checkpoints of a sweep that is under way are: a folder, or an address like ``s3://bucket/name``.
+
+    Raises:
+        CorruptArtifactError: They are elsewhere, and the run directory does not say under which name.
+    """
     named = sweep.execution.checkpoints
     if named is None:
         return str(run.root.resolve() / "ray" / "train")
+    noted = _noted(run)
+    if noted is None:
+        raise CorruptArtifactError("the name of the checkpoints is not noted", where=str(run.root / NOTED))
+    return _under(named, noted["name"])
+
+
+def _noted(run: RunDirectory) -> dict[str, Any] | None:
+    try:
+        content = json.loads((run.root / NOTED).read_text())
+        return {"name": str(content["name"]), "places": list(content["places"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _under(named: str, name: str) -> str:
     place, mark, options = named.partition("?")
-    return f"{place.rstrip('/')}/{run.root.name}{mark}{options}"
+    return f"{place.rstrip('/')}/{name}{mark}{options}"
 
 
 def check_place(place: str) -> None:
@@ -27,27 +68,35 @@ def check_place(place: str) -> None:
     Raises:
         UserError: With what is wrong there.
     """
-    name, content = f".probe-{secrets.token_hex(8)}", b"raydistill"
     try:
-        system, path = fs.FileSystem.from_uri(place)
-        system.create_dir(path)
-        with system.open_output_stream(f"{path}/{name}") as file:
-            file.write(content)
-        with system.open_input_stream(f"{path}/{name}") as file:
-            found = file.read()
-        system.delete_file(f"{path}/{name}")
-    except (OSError, pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
+        name = leave_probe(place)
+        found = read_probe(place, name)
+        remove_probe(place, name)
+    except FAILURES as error:
         raise UserError(
-            f"checkpoints cannot be kept there: {str(error).splitlines()[0]}",
+            f"checkpoints cannot be kept there: {reason(error)}",
             where=place,
             mend="set execution.checkpoints to a folder or bucket that this machine may write to, or leave it out",
         ) from error
-    if found != content:
+    if found != name:
         raise UserError("what was written there is not what is read back", where=place, mend="choose another place")
 
 
 def remove(place: str, name: str) -> None:
     """Delete the checkpoints of a run that has ended, where there are any."""
     system, path = fs.FileSystem.from_uri(place)
-    if system.get_file_info(f"{path}/{name}").type == fs.FileType.Directory:
-        system.delete_dir(f"{path}/{name}")
+    _remove(system, f"{path}/{name}")
+
+
+def _remove(system: fs.FileSystem, path: str) -> None:
+    if system.get_file_info(path).type == fs.FileType.Directory:
+        system.delete_dir(path)
+
+
+def remove_all(run: RunDirectory) -> None:
+    """Delete every checkpoint that a run directory has elsewhere; what cannot be deleted is named."""
+    for place in (_noted(run) or {"places": []})["places"]:
+        try:
+            _remove(*fs.FileSystem.from_uri(place))
+        except FAILURES as error:
+            print(f"WARNING: old checkpoints stay in {place}: {reason(error)}", file=sys.stderr)

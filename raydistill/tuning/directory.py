@@ -14,6 +14,7 @@ from raydistill.errors import CorruptArtifactError, RunDirectoryError
 from raydistill.records import Record, RunDirectory, atomic_write, read_record, sha256_file, write_json
 from raydistill.training import build
 from raydistill.training.tasks import task_of
+from raydistill.tuning import checkpoints
 from raydistill.tuning.signature import signature
 
 LOCK = ".lock"
@@ -56,6 +57,7 @@ def open_run_directory(run: RunDirectory, sweep: Sweep, *, fresh: bool) -> Itera
 def _claim(run: RunDirectory, sweep: Sweep, *, fresh: bool) -> None:
     content = [path for path in run.root.iterdir() if path.name != LOCK]
     if fresh and (not content or run.sweep_file.is_file()):
+        checkpoints.remove_all(run)
         for path in content:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     elif run.sweep_file.is_file():

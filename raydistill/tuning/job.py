@@ -20,13 +20,14 @@ from raydistill.training.resources import Resources, note_prepared
 from raydistill.training.teach import describe_teacher, read_history, warn_if_weak
 from raydistill.training.trial import TrialSpec
 from raydistill.tuning import checkpoints, cluster, preflight
+from raydistill.tuning.attachment import attach
 from raydistill.tuning.dealer import Dealer
 from raydistill.tuning.directory import describe_run, kept_records, open_run_directory, search_failures, set_aside
 from raydistill.tuning.metrics import SweepMetrics
 from raydistill.tuning.plan import Plan
 from raydistill.tuning.progress import Progress
 from raydistill.tuning.specs import teacher_seeds
-from raydistill.tuning.versions import check_versions, versions
+from raydistill.tuning.versions import versions
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,11 @@ class Job:
         with Progress(expected, quality_metric(self.sweep)) as progress:
             progress.phase("starting Ray")
             preflight.check_token(self.sweep)
-            checkpoints.check_place(checkpoints.place_of(self.sweep, self.run))
+            checkpoints.check_place(checkpoints.open_place(self.sweep, self.run))
             dashboard = cluster.start(self.sweep)
             if dashboard:
                 progress.phase(f"dashboard: {dashboard}")
-            preflight.check_cluster(self.sweep, self.run, notify=progress.phase)
+            preflight.check_cluster(self.sweep, self.run, self.cache, notify=progress.phase)
             exported = SweepMetrics(self.sweep.name, quality_metric(self.sweep))
             teachers = [self._prepared(resources, seed, progress) for seed in teacher_seeds(self.sweep)]
             dealt = [*records, *search_failures(self.run, records)]
@@ -113,7 +114,9 @@ class Job:
                 progress.ended(record)
                 exported.note(record)
 
-            progress.keep([record for record in records if record.status != "failed"])
+            kept = [record for record in records if record.status != "failed"]
+            progress.keep(kept)
+            exported.keep(kept)
             from raydistill.tuning.trials import run_trials
 
             run_trials(self.sweep, self.run, self.cache, dealer, on_record=note, on_start=start, on_lost=progress.lost)
@@ -165,8 +168,6 @@ def prepare_in_worker(arguments: dict[str, Any], context) -> str:
     """Return the identity of the teacher that this worker, with the others, has prepared.
 
     Raises:
-        OtherCodeError: This machine, which may have joined after the sweep had started, runs other code.
+        RefusedError: This machine runs other code, or does not see what the sweep has prepared.
     """
-    check_versions(arguments["versions"])
-    resources = Resources.attach(RunDirectory(arguments["run"]), Path(arguments["cache"]))
-    return prepare_teacher(resources, arguments["seed"], context)
+    return prepare_teacher(attach(arguments), arguments["seed"], context)

@@ -6,6 +6,7 @@ Ray exports these from every node (``ray_raydistill_...``); ``ray metrics launch
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 from ray.util.metrics import Counter, Gauge
 
@@ -54,9 +55,17 @@ class SweepMetrics:
         self._throughput.set(self._ended / max(hours, 1e-6), tags=self._sweep)
         if record.curves and "targets_per_second" in record.curves[-1]:
             self._speed.set(record.curves[-1]["targets_per_second"], tags=arm)
+        self._note_best(record)
+
+    def keep(self, records: Iterable[Record]) -> None:
+        """Take note of the best of an earlier run; its trials are not counted again."""
+        for record in records:
+            self._note_best(record)
+
+    def _note_best(self, record: Record) -> None:
         value = record.validation.get(self._metric)
         if record.status != "success" or value is None:
             return
         if gain(self._metric, value) > self._best.get(record.arm, float("-inf")):
             self._best[record.arm] = gain(self._metric, value)
-            self._quality.set(value, tags=arm | {"metric": self._metric})
+            self._quality.set(value, tags=self._sweep | {"arm": record.arm, "metric": self._metric})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +18,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raydistill.config import Sweep
 from raydistill.errors import UserError
 from raydistill.records import RunDirectory
-from raydistill.tuning.capacity import can_grow
-from raydistill.tuning.sharded import Workers
+from raydistill.tuning import checkpoints
+from raydistill.tuning.capacity import Workers, alive_nodes, can_grow, room_for, shortage
+from raydistill.tuning.places import FAILURES, Place, leave_probe, problem_with, reason, remove_probe
+from raydistill.tuning.refusals import OtherCodeError
+from raydistill.tuning.sharded import teacher_workers
 from raydistill.tuning.sharded_trial import trial_workers
-from raydistill.tuning.versions import OtherCodeError, differences, versions
+from raydistill.tuning.versions import differences, versions
 
 WAIT_S = 900.0
 """Seconds that an autoscaler has for bringing what is missing: machines take minutes to start."""
@@ -74,13 +78,14 @@ def _make_token(path: Path) -> None:
 
 
 def check_cluster(
-    sweep: Sweep, run: RunDirectory, *, notify: Callable[[str], None] = print, wait_s: float = WAIT_S
+    sweep: Sweep, run: RunDirectory, cache: Path, *, notify: Callable[[str], None] = print, wait_s: float = WAIT_S
 ) -> None:
     """Refuse a cluster that cannot run the sweep: too small, of other versions, or without shared storage.
 
     Args:
         sweep: The sweep.
         run: Its run directory, which every node must see.
+        cache: Folder of prepared data, which every node must see as well.
         notify: Told what is being waited for.
         wait_s: Seconds that an autoscaler has for bringing what is missing.
 
@@ -88,12 +93,11 @@ def check_cluster(
         UserError: With what there is and what is missing.
     """
     execution = sweep.execution
-    teacher = Workers(execution.workers, 1.0, execution.gpus_per_worker)
-    for workers, keys in (
-        (teacher, "execution.workers, execution.gpus_per_worker"),
-        (trial_workers(sweep), "execution.workers, execution.gpus_per_trial, execution.cpus_per_trial"),
+    for workers_of, keys in (
+        (teacher_workers, "execution.workers, execution.gpus_per_worker"),
+        (trial_workers, "execution.workers, execution.gpus_per_trial, execution.cpus_per_trial"),
     ):
-        _wait_for_room(workers, keys, notify, wait_s)
+        _wait_for_room(workers_of(sweep), keys, notify, wait_s)
     nodes = alive_nodes()
     gpus = sum(node["Resources"].get("GPU", 0.0) for node in nodes)
     keys = ("gpus_per_worker",) if execution.workers > 1 else ("gpus_per_worker", "gpus_per_trial")
@@ -101,24 +105,7 @@ def check_cluster(
         if not getattr(execution, key):
             notify(f"there are {gpus:g} GPUs, and execution.{key} is 0: {_ON_CPUS[key]} on CPUs")
     if len(nodes) > 1 or not _is_here(nodes[0]):
-        _check_nodes(nodes, run.root)
-
-
-def alive_nodes() -> list[dict]:
-    """Return the nodes of the cluster that are alive, as Ray describes them."""
-    return [node for node in ray.nodes() if node["Alive"]]
-
-
-def room_for(workers: Workers, nodes: Sequence[Mapping[str, float]]) -> int:
-    """Return how many such workers fit on nodes with these resources, none of them split over two nodes."""
-
-    def fit(node: Mapping[str, float]) -> int:
-        limits = [node.get("CPU", 0.0) / workers.cpus]
-        if workers.gpus:
-            limits.append(node.get("GPU", 0.0) / workers.gpus)
-        return int(min(limits) + 1e-9)
-
-    return sum(map(fit, nodes))
+        _check_nodes(nodes, places_of(sweep, run, cache))
 
 
 def _wait_for_room(workers: Workers, keys: str, notify: Callable[[str], None], wait_s: float) -> None:
@@ -141,11 +128,7 @@ def _wait_for_room(workers: Workers, keys: str, notify: Callable[[str], None], w
 
 
 def _too_small(workers: Workers, nodes: Sequence[Mapping[str, float]], *, waited: bool) -> str:
-    each = f"{workers.cpus:g} CPU" + (f" and {workers.gpus:g} GPU" if workers.gpus else "")
-    there = ", ".join(f"{node.get('CPU', 0):g} CPU {node.get('GPU', 0):g} GPU" for node in nodes)
-    late = ", and the autoscaler has brought no more in time" if waited else ""
-    fits = room_for(workers, nodes)
-    return f"{workers.number} worker(s) of {each} each are asked for, {fits} fit on the nodes there are ({there}){late}"
+    return shortage(workers, nodes) + (", and the autoscaler has brought no more in time" if waited else "")
 
 
 def _bundle(workers: Workers) -> dict[str, int]:
@@ -173,58 +156,91 @@ class NodeReport:
     Attributes:
         host: Its name.
         versions: Of raydistill (with a hash of its code), Ray, Python and torch.
-        probe: Content of the probe file in the run directory; None where the node does not see it.
-        writable: Whether the node may write there.
+        problems: What the node cannot do, and why, by the address of the place.
     """
 
     host: str
     versions: Mapping[str, str]
-    probe: str | None
-    writable: bool
+    problems: Mapping[str, tuple[str, str]]
 
 
-def check_reports(reports: Sequence[NodeReport], own: NodeReport, root: Path) -> None:
+def places_of(sweep: Sweep, run: RunDirectory, cache: Path) -> list[Place]:
+    """Return every place that all nodes must see."""
+    shared = "a folder that all nodes share, such as /mnt/raydistill/runs"
+    places = [
+        Place("the run directory", str(run.root), f"set execution.storage, or --run-dir, to {shared}"),
+        Place(
+            "the prepared data, which lie under execution.storage",
+            str(cache),
+            f"set execution.storage to {shared}; --run-dir moves the results alone",
+            is_written=False,
+        ),
+    ]
+    if sweep.execution.checkpoints is not None:
+        places.append(
+            Place(
+                "the place of the checkpoints",
+                checkpoints.place_of(sweep, run),
+                "set execution.checkpoints to a place that all nodes see and may write to, or leave it out; for a "
+                "bucket the workers' machines need a right of their own (docs/cluster.md)",
+            )
+        )
+    return places
+
+
+def check_reports(reports: Sequence[NodeReport], own: Mapping[str, str], places: Sequence[Place]) -> None:
     """Compare what the nodes say with what is true where the sweep runs.
 
+    Args:
+        reports: What each node says.
+        own: Versions here.
+        places: What all must see.
+
     Raises:
-        UserError: A node has another version, or does not see the run directory.
+        UserError: A node has another version, or does not see a place.
     """
     for report in reports:
-        other = differences(report.versions, own.versions)
+        other = differences(report.versions, own)
         if other:
             raise OtherCodeError.of(report.host, other)
-        if report.probe != own.probe:
-            raise UserError(
-                f"node {report.host} does not see the run directory",
-                where=str(root),
-                mend="set execution.storage to a folder that all nodes share, such as /mnt/raydistill/runs",
-            )
-        if not report.writable:
-            raise UserError(
-                f"node {report.host} may not write to the run directory",
-                where=str(root),
-                mend="give the user that runs Ray there the right to write",
-            )
+        for place in places:
+            if place.address in report.problems:
+                what, why = report.problems[place.address]
+                raise UserError(f"node {report.host} {what} {place.name}: {why}", where=place.address, mend=place.mend)
 
 
-def _check_nodes(nodes: Sequence[Mapping], root: Path) -> None:
-    """Write a probe file, and let every node say what it is and whether it sees the file."""
-    probe = root / f".probe-{secrets.token_hex(8)}"
-    probe.write_text(probe.name)
+def _check_nodes(nodes: Sequence[Mapping], places: Sequence[Place]) -> None:
+    """Let every node say what it is, and whether it sees the places."""
     look = ray.remote(num_cpus=0, max_retries=1)(look_at)
-    try:
+    with _probes(places) as probes:
         asked = [
             (
                 node["NodeManagerHostname"],
                 look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                    str(probe)
+                    probes
                 ),
             )
             for node in nodes
         ]
-        check_reports([_answer(host, reference) for host, reference in asked], look_at(str(probe)), root)
+        check_reports([_answer(host, reference) for host, reference in asked], versions(), places)
+
+
+@contextlib.contextmanager
+def _probes(places: Sequence[Place]) -> Iterator[list[tuple[Place, str]]]:
+    """Leave a probe file in each place while the block runs."""
+    left: list[tuple[Place, str]] = []
+    try:
+        for place in places:
+            try:
+                left.append((place, leave_probe(place.address)))
+            except FAILURES as error:
+                what = f"a file cannot be left for the nodes in {place.name}: {reason(error)}"
+                raise UserError(what, where=place.address, mend=place.mend) from error
+        yield left
     finally:
-        probe.unlink(missing_ok=True)
+        for place, probe in left:
+            with contextlib.suppress(*FAILURES):
+                remove_probe(place.address, probe)
 
 
 def _answer(host: str, reference: ray.ObjectRef) -> NodeReport:
@@ -235,19 +251,17 @@ def _answer(host: str, reference: ray.ObjectRef) -> NodeReport:
             f"node {host} has not answered in {ANSWER_S:g} s", where=host, mend="look at it with `ray status`"
         ) from error
     except ray.exceptions.RayError as error:
-        reason = str(error).strip().splitlines()[-1]
         raise UserError(
-            f"node {host} cannot run raydistill: {reason}",
+            f"node {host} cannot run raydistill: {str(error).strip().splitlines()[-1]}",
             where=host,
             mend="install it there with the same Python: pip install -c constraints.txt -e .",
         ) from error
 
 
-def look_at(probe: str) -> NodeReport:
-    """Return what the node that this runs on is, and what it sees of the probe file."""
-    path = Path(probe)
-    content = path.read_text() if path.is_file() else None
-    return NodeReport(socket.gethostname(), versions(), content, os.access(path.parent, os.W_OK))
+def look_at(probes: Sequence[tuple[Place, str]]) -> NodeReport:
+    """Return what the node that this runs on is, and what is wrong there with the places in which a probe was left."""
+    found = {place.address: problem_with(place, probe) for place, probe in probes}
+    return NodeReport(socket.gethostname(), versions(), {address: what for address, what in found.items() if what})
 
 
 def _is_here(node: Mapping) -> bool:

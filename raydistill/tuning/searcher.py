@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -17,15 +18,27 @@ from raydistill.config import Sweep
 from raydistill.errors import RaydistillError, RunDirectoryError
 from raydistill.records import Record, RunDirectory, read_record, write_record
 from raydistill.training.trial import TrialSpec, failed_record
+from raydistill.tuning.capacity import Workers, fits, node_resources, shortage
 from raydistill.tuning.dealer import Dealer
-from raydistill.tuning.sharded import Workers
-from raydistill.tuning.versions import REFUSED, OtherCodeError, versions
+from raydistill.tuning.refusals import REFUSED, NoRoomError, RefusedError
+from raydistill.tuning.versions import versions
 
 MAX_FAILURES = 1
 """Times that a trial whose process was lost starts again before it counts as failed.
 
 Tune's own retries are not used: it loses count of a trial whose process dies between two trials or while it starts.
 """
+
+MAX_LOST_NODES = 5
+"""Times that a trial starts again since its node was lost, as spot machines are: that is no fault of the trial."""
+
+NODE_LOST = ("its node has died", "The actor is temporarily unavailable")
+"""Words of Ray, in the error of a process whose node was lost or taken away.
+
+The second come first: of a process that has died alone its node tells within a second, of a node Ray learns later."""
+
+PATIENCE_S = 600.0
+"""Seconds for which no trial may run because none fits on any machine: so long may an autoscaler take."""
 
 
 class _NotInSnapshots:
@@ -51,6 +64,7 @@ class DealerSearcher(_NotInSnapshots, Searcher):
     def __init__(self, dealer: Dealer, run: RunDirectory, cache: Path, workers: Workers) -> None:
         super().__init__()
         self.dealer = dealer
+        self.workers = workers
         self._shared = {
             "run": str(run.root),
             "cache": str(cache),
@@ -118,35 +132,60 @@ class Bookkeeper(_NotInSnapshots, Callback):
         self._on_start = on_start
         self._on_lost = on_lost
         self._begun: set[str] = set()
+        self._running: set[str] = set()
+        self._waits_since: float | None = None
         self._failures: Counter[str] = Counter()
+        self._lost_nodes: Counter[str] = Counter()
         self.error: RaydistillError | None = None
         """Why the sweep cannot go on; Tune passes on no more than its text."""
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Say that a trial has started; one that starts again is under way already."""
+        self._running.add(trial.trial_id)
         spec = self._searcher.specs[trial.trial_id]
         identity = self._searcher.dealer.identity(spec)
         if identity not in self._begun:
             self._begun.add(identity)
             self._on_start(spec)
 
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        """End the sweep where no trial has run for minutes, and none could: Tune itself would wait for ever.
+
+        Raises:
+            NoRoomError: With what a trial asks for, and what there is.
+        """
+        if self._running or not self._searcher.specs:
+            self._waits_since = None
+            return
+        self._waits_since = self._waits_since or time.monotonic()
+        if time.monotonic() - self._waits_since < PATIENCE_S:
+            return
+        nodes = node_resources()
+        if not fits(self._searcher.workers, nodes):
+            self.error = NoRoomError(
+                f"no trial has had room for {PATIENCE_S / 60:g} minutes: {shortage(self._searcher.workers, nodes)}",
+                where="execution.gpus_per_trial, execution.cpus_per_trial",
+                mend="bring back the machines that are missing, or ask for less; the same command then continues",
+            )
+            raise self.error
+
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Take note of the record that the trial wrote.
 
         Raises:
-            OtherCodeError: A machine with other code, which may have joined late, has refused it; the sweep ends.
+            RefusedError: A machine, which may have joined late, or a cluster without room has refused it.
             RaydistillError: The record is not there or not whole, or what follows from it cannot be written.
         """
         if REFUSED in trial.last_result:
-            self.error = OtherCodeError(**trial.last_result[REFUSED])
+            self.error = RefusedError(**trial.last_result[REFUSED])
             raise self.error
-        spec = self._searcher.specs.pop(trial.trial_id)
+        spec = self._ended(trial)
         with self._ending_the_sweep():
             self._note(read_record(self._run.record_file(self._searcher.dealer.identity(spec))))
         _forget_metrics(trial)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Let a trial whose process died or raised start again; write its record where that has happened before.
+        """Let a trial whose process died or raised start again; write its record where that has happened too often.
 
         Raises:
             RaydistillError: As :meth:`on_trial_complete`, whose errors Tune takes for the trial's own, and comes here;
@@ -154,15 +193,18 @@ class Bookkeeper(_NotInSnapshots, Callback):
         """
         if self.error is not None:
             raise self.error
-        spec = self._searcher.specs.pop(trial.trial_id)
+        spec = self._ended(trial)
         _forget_metrics(trial)
         identity = self._searcher.dealer.identity(spec)
-        self._failures[identity] += 1
-        if self._failures[identity] <= MAX_FAILURES:
+        text = _error_text(trial)
+        with_node = any(words in text for words in NODE_LOST)
+        times, most = (self._lost_nodes, MAX_LOST_NODES) if with_node else (self._failures, MAX_FAILURES)
+        times[identity] += 1
+        if times[identity] <= most:
             self._searcher.again(spec)
-            self._on_lost(spec, _reason(trial))
+            self._on_lost(spec, _reason(trial, text))
             return
-        record = failed_record(spec, self._sweep, self._searcher.dealer.data_hash, _reason(trial))
+        record = failed_record(spec, self._sweep, self._searcher.dealer.data_hash, _reason(trial, text))
         with self._ending_the_sweep():
             write_record(self._run.record_file(record.id), record)
             self._note(record)
@@ -183,6 +225,10 @@ class Bookkeeper(_NotInSnapshots, Callback):
             )
             raise self.error from error
 
+    def _ended(self, trial: TuneTrial) -> TrialSpec:
+        self._running.discard(trial.trial_id)
+        return self._searcher.specs.pop(trial.trial_id)
+
     def _note(self, record: Record) -> None:
         self._searcher.dealer.finished(record)
         self._on_record(record)
@@ -195,9 +241,14 @@ def _forget_metrics(trial: TuneTrial) -> None:
     trial.run_metadata.invalidate_cache()
 
 
-def _reason(trial: TuneTrial) -> str:
-    """Return the last line of a failed trial's error, which names it, and where the whole of it lies."""
+def _error_text(trial: TuneTrial) -> str:
+    """Return the whole error of a failed trial; nothing where there is none."""
     path = trial.error_file
-    text = Path(path).read_text(errors="replace").strip() if path and Path(path).is_file() else ""
-    last = text.splitlines()[-1].strip() if text else "the process ended without a word"
-    return f"{last} (whole error: {path})" if text else last
+    return Path(path).read_text(errors="replace").strip() if path and Path(path).is_file() else ""
+
+
+def _reason(trial: TuneTrial, text: str) -> str:
+    """Return the line of a failed trial's error that names it, and where the whole of it lies."""
+    # The errors of this project end with where and how to mend it.
+    lines = [line.strip() for line in text.splitlines() if not line.strip().startswith(("where:", "mend:"))]
+    return f"{lines[-1]} (whole error: {trial.error_file})" if lines else "the process ended without a word"

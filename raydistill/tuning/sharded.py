@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import ray
 import ray.train
 import torch
+from pyarrow import fs
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.train.v2._internal.exceptions import CheckpointManagerInitializationError
+from ray.train.v2._internal.exceptions import CheckpointManagerInitializationError, WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
 from ray.train.v2._internal.execution.storage import StorageContext
 
@@ -23,12 +22,19 @@ from raydistill.errors import CorruptArtifactError, RaydistillError
 from raydistill.training.checkpoint import load_checkpoint
 from raydistill.training.context import RunContext
 from raydistill.tuning import checkpoints
+from raydistill.tuning.capacity import Workers, fits, node_resources, shortage, with_cpus_that_fit
+from raydistill.tuning.refusals import NoRoomError
 
 MAX_FAILURES = 2
 """Times that lost workers are replaced before a run is given up."""
 
+MAX_STARTS = 10
+"""Times that Ray tries again to start the workers, after a minute each: so long may an autoscaler take.
+
+Ray's own default is for ever, and without a word: after a node is lost there may be no room for them any more."""
+
 KEPT = 2
-"""Checkpoints of a run that stay: the one that it continues from, and the one before."""
+"""Checkpoints of a run that stay: the one that it continues from, and the one before, in case that one is damaged."""
 
 TIMEOUT_S = 24 * 3600
 """Seconds that workers wait for each other: the first measures evidence and profile alone, which may take hours.
@@ -36,21 +42,6 @@ TIMEOUT_S = 24 * 3600
 Ray notices a worker that is lost by other means, long before."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Workers:
-    """The processes of one training run.
-
-    Attributes:
-        number: How many.
-        cpus: CPUs that each reserves.
-        gpus: GPUs that each reserves.
-    """
-
-    number: int
-    cpus: float
-    gpus: float
 
 
 class InterruptibleTrainer(TorchTrainer):
@@ -88,20 +79,35 @@ def run_sharded(
         trainer: Starts and watches the workers.
 
     Raises:
+        NoRoomError: There is no room for the workers, and has not been for minutes.
         RaydistillError: The function raised one, or the workers were lost too often.
     """
-    execution = sweep.execution
-    if workers is None:
-        workers = Workers(execution.workers, cpus_per_worker(execution.workers), execution.gpus_per_worker)
-    _discard_broken_checkpoints(name, storage)
-    launch = trainer(
+    own = workers or teacher_workers(sweep)
+    loop = {
+        "function": function,
+        "arguments": dict(arguments),
+        "threads": max(1, int(own.cpus)),
+        "strategy": sweep.execution.strategy,
+    }
+    while True:
+        _discard_broken_checkpoints(name, storage)
+        try:
+            return _launch(trainer, loop, own, name, storage).fit().return_value
+        except ray.train.TrainingFailedError as error:
+            # Trials wait for each other where more are started than there is room for at a time.
+            if workers is not None and _waited_in_vain(error) and fits(workers, node_resources()):
+                log.warning("%s waits: %s, and others have the room", name, shortage(workers, node_resources()))
+                continue
+            raise _cause(error, own) from error
+
+
+def _launch(
+    trainer: type[InterruptibleTrainer], loop: dict[str, Any], workers: Workers, name: str, storage: str
+) -> InterruptibleTrainer:
+    """Return a trainer that is ready to start the workers."""
+    return trainer(
         _worker,
-        train_loop_config={
-            "function": function,
-            "arguments": dict(arguments),
-            "threads": max(1, int(workers.cpus)),
-            "strategy": execution.strategy,
-        },
+        train_loop_config=loop,
         torch_config=TorchConfig(timeout_s=TIMEOUT_S),
         scaling_config=ScalingConfig(
             num_workers=workers.number,
@@ -111,15 +117,10 @@ def run_sharded(
         run_config=RunConfig(
             name=name,
             storage_path=storage,
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_STARTS),
             checkpoint_config=CheckpointConfig(num_to_keep=KEPT),
         ),
     )
-    try:
-        result = launch.fit()
-    except ray.train.TrainingFailedError as error:
-        raise _cause(error) from error
-    return result.return_value
 
 
 def _discard_broken_checkpoints(name: str, storage: str) -> None:
@@ -131,13 +132,12 @@ def _discard_broken_checkpoints(name: str, storage: str) -> None:
         checkpoints.remove(storage, name)
 
 
-def cpus_per_worker(workers: int) -> int:
-    """Return how many CPUs each worker may take so that all fit on the nodes that there are."""
-    nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
-    nodes = [cpus for cpus in nodes if cpus > 0]  # a cluster's head has none for workers
-    largest = int(max(nodes, default=1))
-    workers_on_a_node = -(-workers // max(1, len(nodes)))
-    return max(1, largest // workers_on_a_node)
+def teacher_workers(sweep: Sweep) -> Workers:
+    """Return the workers that train a teacher, each with as many CPUs as all can have on the nodes that there are."""
+    execution, nodes = sweep.execution, node_resources()
+    most = int(max((node.get("CPU", 0.0) for node in nodes), default=1.0))
+    asked = Workers(execution.workers, 1.0, execution.gpus_per_worker)
+    return with_cpus_that_fit(asked, range(most, 0, -1), nodes)
 
 
 def _worker(config: dict[str, Any]) -> Any:
@@ -159,28 +159,59 @@ def _worker(config: dict[str, Any]) -> Any:
             world_size=train_context.get_world_size(),
             device=get_device(),
             report=report,
-            resume_from=_whole(checkpoint, Path(scratch) / "resume"),
+            resume_from=_newest_whole(checkpoint, Path(scratch) / "resume"),
             checkpoint_folder=Path(scratch) / "checkpoint",
             strategy=config["strategy"],
         )
         return config["function"](config["arguments"], context)
 
 
-def _whole(checkpoint: Checkpoint | None, folder: Path) -> Path | None:
-    """Return where a checkpoint was put; None, to begin anew, where there is none or it is damaged."""
-    if checkpoint is None:
-        return None
-    checkpoint.to_directory(str(folder))
-    try:
-        load_checkpoint(folder)
-    except CorruptArtifactError as error:
-        log.warning("%s; the training begins anew", error)
-        return None
-    return folder
+def _newest_whole(checkpoint: Checkpoint | None, folder: Path) -> Path | None:
+    """Return where the newest whole checkpoint was put; None, to begin anew, where there is none.
+
+    Args:
+        checkpoint: The last that was reported.
+        folder: Where to put it, and those before it as far as they are tried.
+    """
+    for candidate in _newest_first(checkpoint) if checkpoint is not None else ():
+        place = folder / Path(candidate.path).name
+        candidate.to_directory(str(place))
+        try:
+            load_checkpoint(place)
+        except CorruptArtifactError as error:
+            log.warning("%s; the one before it is tried, without one the training begins anew", error)
+        else:
+            return place
+    return None
 
 
-def _cause(error: ray.train.TrainingFailedError) -> RaydistillError:
-    """Return the error that a worker raised on purpose, or one that says why the workers were lost."""
+def _newest_first(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
+    """Yield a checkpoint and those before it: Ray names them by the time, and tells a worker of the last alone."""
+    yield checkpoint
+    parent, _, last = checkpoint.path.rpartition("/")
+    entries = checkpoint.filesystem.get_file_info(fs.FileSelector(parent))
+    names = [entry.base_name for entry in entries if entry.type == fs.FileType.Directory]
+    for name in sorted((name for name in names if name < last), reverse=True):
+        yield Checkpoint(f"{parent}/{name}", checkpoint.filesystem)
+
+
+def _waited_in_vain(error: ray.train.TrainingFailedError) -> bool:
+    """Return whether the workers could not be started, as often as Ray has tried."""
+    return isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError)
+
+
+def _cause(error: ray.train.TrainingFailedError, workers: Workers) -> RaydistillError:
+    """Return the error that a worker raised on purpose, or one that says why there are no workers any more."""
+    if _waited_in_vain(error):
+        nodes = node_resources()
+        taken = ", but something else holds them" if fits(workers, nodes) else ""
+        return NoRoomError(
+            f"no room was found for the training workers in about {MAX_STARTS} minutes: "
+            f"{shortage(workers, nodes)}{taken}",
+            where="execution.workers, execution.gpus_per_worker, execution.cpus_per_trial",
+            mend="bring back the machines that are missing, or run the same command again: it continues, with as many "
+            "CPUs for each worker as fit on the machines that there are",
+        )
     causes: list[BaseException] = [*getattr(error, "worker_failures", {}).values(), error]
     for cause in causes:
         inner = getattr(cause, "cause", None) or getattr(cause, "__cause__", None) or cause

@@ -7,11 +7,12 @@ Starting the workers costs seconds, so a trial that one process can train runs a
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 from typing import Any
 
-import ray
 from ray import tune
+from ray._raylet import setproctitle
 from ray.train import Result
 from ray.train.v2._internal.execution.controller import TrainController
 
@@ -20,9 +21,10 @@ from raydistill.records import Record, RunDirectory, read_record
 from raydistill.training.context import RunContext
 from raydistill.training.trial import Trial, TrialSpec
 from raydistill.tuning import checkpoints
-from raydistill.tuning.sharded import InterruptibleTrainer, Workers, run_sharded
-from raydistill.tuning.trainable import refusal, resources_of
-from raydistill.tuning.versions import OtherCodeError
+from raydistill.tuning.capacity import Workers, node_resources, with_cpus_that_fit
+from raydistill.tuning.refusals import RefusedError, refusal
+from raydistill.tuning.sharded import InterruptibleTrainer, run_sharded
+from raydistill.tuning.trainable import resources_of
 
 DRIVER_CPUS = 0.1
 """CPUs reserved by the process that waits for a trial's workers."""
@@ -41,12 +43,9 @@ def trial_workers(sweep: Sweep) -> Workers:
         number, gpus = int(execution.gpus_per_trial), 1.0
     else:
         return Workers(1, execution.cpus_per_trial, execution.gpus_per_trial)
-    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-    nodes = [cpus for cpus in nodes if cpus > 0]
-    if not nodes:
-        return Workers(number, execution.cpus_per_trial, gpus)
-    room = (max(nodes) - DRIVER_CPUS) / -(-number // len(nodes))
-    return Workers(number, min(execution.cpus_per_trial, max(0.1, int(10 * room) / 10)), gpus)
+    asked = Workers(number, execution.cpus_per_trial, gpus)
+    less = [tenths / 10 for tenths in range(math.ceil(10 * asked.cpus) - 1, 0, -1)]
+    return with_cpus_that_fit(asked, [asked.cpus, *less], node_resources(), beside=DRIVER_CPUS)
 
 
 class TrainerInActor(InterruptibleTrainer):
@@ -65,7 +64,8 @@ class TrainerInActor(InterruptibleTrainer):
 def run_sharded_trial(config: Mapping[str, Any]) -> None:
     """Run the trial of ``config["spec"]`` on its workers; the first of them writes the record.
 
-    Where this machine or one of a worker runs other code, the result says so, and ends the sweep.
+    Where this machine, or one of a worker, cannot run any trial, or none has room, the result says so and ends the
+    sweep.
 
     A trial whose driver was lost continues from its last epoch. Tune, and the trackers through it, get the numbers
     of the epochs at the end: a queue to send them on the way would be one more process.
@@ -75,7 +75,7 @@ def run_sharded_trial(config: Mapping[str, Any]) -> None:
     """
     try:
         record = _run(config)
-    except OtherCodeError as error:
+    except RefusedError as error:
         tune.report(refusal(error))
         return
     for row in record.curves:
@@ -85,7 +85,9 @@ def run_sharded_trial(config: Mapping[str, Any]) -> None:
 
 def _run(config: Mapping[str, Any]) -> Record:
     resources = resources_of(config)
-    identity = TrialSpec(**config["spec"]).identity(resources.sweep, resources.data.hash)
+    spec = TrialSpec(**config["spec"])
+    setproctitle(f"ray::{run_sharded_trial.__name__} {spec.name}")  # what `ps` and the dashboard show, to its end
+    identity = spec.identity(resources.sweep, resources.data.hash)
     run = RunDirectory(config["run"])
     storage = checkpoints.place_of(resources.sweep, run)
     run_sharded(
@@ -104,6 +106,7 @@ def _run(config: Mapping[str, Any]) -> Record:
 def train_in_worker(arguments: Mapping[str, Any], context: RunContext) -> str:
     """Return the identity of the trial that this worker, with the others, has run."""
     trial = Trial(TrialSpec(**arguments["spec"]), resources_of(arguments), context)
+    setproctitle(f"ray::RayTrainWorker {trial.spec.name}")
     for _row in trial.epochs():
-        pass
+        setproctitle(f"ray::RayTrainWorker {trial.spec.name}")  # Ray names the process anew whenever it looks at it
     return trial.finish().id

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from ray import tune
 from ray._raylet import setproctitle
 
-from raydistill.records import RunDirectory
 from raydistill.training.context import RunContext, best_device
 from raydistill.training.resources import Resources
 from raydistill.training.trial import Trial, TrialSpec
-from raydistill.tuning.versions import REFUSED, OtherCodeError, check_versions
+from raydistill.tuning.attachment import attach
+from raydistill.tuning.refusals import RefusedError, refusal
 
 _RESOURCES: dict[str, Resources] = {}
 """Data, teachers and caches of this process, by run directory: attached once, used by all its trials."""
@@ -25,21 +24,12 @@ def resources_of(config: Mapping[str, Any]) -> Resources:
     """Return this process's resources for the run directory of a trial, opened on the first call.
 
     Raises:
-        OtherCodeError: This machine, which may have joined after the sweep had started, runs other code.
+        RefusedError: This machine runs other code, or does not see what the sweep has prepared.
     """
-    check_versions(config["versions"])
     run = config["run"]
     if run not in _RESOURCES:
-        _RESOURCES[run] = Resources.attach(RunDirectory(run), Path(config["cache"]))
+        _RESOURCES[run] = attach(config)
     return _RESOURCES[run]
-
-
-def refusal(error: OtherCodeError) -> dict[str, Any]:
-    """Return the result of a trial that a machine with other code must not run; it ends the sweep.
-
-    It is no exception, since Tune passes on no more than the text of one.
-    """
-    return {REFUSED: {"what": error.what, "where": error.where, "mend": error.mend}}
 
 
 class DistillTrainable(tune.Trainable):
@@ -50,7 +40,7 @@ class DistillTrainable(tune.Trainable):
         self._refusal: dict[str, Any] | None = None
         try:
             self._start(config)
-        except OtherCodeError as error:
+        except RefusedError as error:
             self._refusal = refusal(error)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

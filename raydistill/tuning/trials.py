@@ -14,10 +14,9 @@ from ray.tune.logger import TBXLoggerCallback
 from raydistill.config import Sweep
 from raydistill.records import Record, RunDirectory
 from raydistill.training.trial import TrialSpec
-from raydistill.tuning.capacity import capacity
+from raydistill.tuning.capacity import Workers, can_grow, capacity, node_resources, room_for
 from raydistill.tuning.dealer import Dealer
 from raydistill.tuning.searcher import Bookkeeper, DealerSearcher
-from raydistill.tuning.sharded import Workers
 from raydistill.tuning.sharded_trial import DRIVER_CPUS, run_sharded_trial, trial_workers
 from raydistill.tuning.suggest import Studies
 from raydistill.tuning.trainable import DistillTrainable
@@ -102,7 +101,7 @@ def concurrency(sweep: Sweep, workers: Workers) -> int:
     """Return how many trials run at once: what the sweep says, else what the cluster holds or can grow to.
 
     Tune does not see the workers inside a trial, so without this number it would start trials that wait for
-    each other's CPUs.
+    each other's CPUs. On nodes that are there for good it is counted node by node: a trial's worker fits on one.
     """
     if sweep.execution.concurrency != "auto":
         return sweep.execution.concurrency
@@ -110,7 +109,9 @@ def concurrency(sweep: Sweep, workers: Workers) -> int:
     limits = [there["CPU"] / (workers.number * workers.cpus + (DRIVER_CPUS if workers.number > 1 else 0))]
     if workers.gpus:
         limits.append(there["GPU"] / (workers.number * workers.gpus))
-    return max(1, int(min(limits)))
+    if not can_grow():
+        limits.append(room_for(workers, node_resources()) / workers.number)
+    return max(1, int(min(limits) + 1e-9))
 
 
 def _trackers(names: Sequence[str], project: str) -> list[tune.Callback]:

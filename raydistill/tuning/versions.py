@@ -12,24 +12,7 @@ from pathlib import Path
 import ray
 
 from raydistill import __version__
-from raydistill.errors import UserError
-
-REFUSED = "refused"
-"""Key in a Tune result under which a machine says that it runs other code, and has not run the trial."""
-
-
-class OtherCodeError(UserError):
-    """A node runs other code than the sweep; the sweep ends, since what it would record there cannot be trusted."""
-
-    @classmethod
-    def of(cls, host: str, other: list[str]) -> OtherCodeError:
-        """Return the error of a node, from what is different there."""
-        return cls(
-            f"node {host} runs {', '.join(other)}",
-            where=host,
-            mend="bring the same code to all nodes: `ray up cluster.yaml` copies and installs it again; the same "
-            "command then continues",
-        )
+from raydistill.tuning.refusals import OtherCodeError
 
 
 @cache

@@ -124,6 +124,23 @@ def test_workers_come_on_demand_and_idle_ones_are_ended(file):
         assert worker["resources"]["GPU"] >= 1
 
 
+@pytest.mark.parametrize(
+    ("name", "key"), [("cluster.yaml", "IamInstanceProfile"), ("clusters/cluster.gcp.yaml", "serviceAccounts")]
+)
+def test_workers_have_a_line_for_their_right_to_a_bucket_that_ray_accepts(name, key):
+    """Ray gives rights to the head alone; checkpoints in a bucket are written by workers."""
+    text, n_lines = re.subn(rf"^( +)# ({key}: )", r"\1\2", (ROOT / name).read_text(), flags=re.MULTILINE)
+    assert n_lines == 1
+    config = yaml.safe_load(text)
+    validate_config(prepare_config(deepcopy(config)))
+    assert {kind for kind, settings in config["available_node_types"].items() if key in settings["node_config"]} == {
+        "gpu_worker"
+    }
+    granted = yaml.safe_dump(config["available_node_types"]["gpu_worker"]["node_config"][key])
+    assert "raydistill-worker" in granted
+    assert "raydistill-worker" in (ROOT / "docs" / "cluster.md").read_text()
+
+
 def test_aws_workers_are_spot_and_all_machines_are_closed_and_encrypted():
     config = read(ROOT / "cluster.yaml")
     for name, kind in config["available_node_types"].items():

@@ -210,6 +210,10 @@ def test_the_whole_message(load, minimal, tmp_path):
         ("analysis.level=0.5", "analysis.level", "must be less than 0.5"),
         ("execution.concurrency=0", "execution.concurrency", "must be auto or a whole number of at least 1"),
         ("execution.gpus_per_trial=1.5", "execution.gpus_per_trial", "must be a share of one GPU"),
+        ("execution.gpus_per_worker=2", "execution.gpus_per_worker", "must be at most 1: a worker uses one GPU"),
+        ("execution={workers: 2, gpus_per_worker: 0.5}", "execution.gpus_per_worker", "must be 0 or 1 with several"),
+        ("execution.strategy=fsdp", "execution.strategy", "needs workers of at least 2, or several gpus_per_trial"),
+        ("execution={strategy: fsdp, gpus_per_trial: 1}", "execution.strategy", "nobody to share the model with"),
         ("execution.address=nowhere", "execution.address", "must be auto, local or HOST:PORT"),
         ("execution.address=ray://head:10001", "execution.address", "submit the sweep with `ray job submit`"),
         ("task=next", "task", "no such task"),
@@ -224,6 +228,19 @@ def test_one_wrong_value(load, override, path, rule):
     if "where" in found[path] and not found[path]["where"].startswith("--set"):
         # A rule between two places may name the other one, or the key may be missing: then it is a place in the file.
         assert re.search(r"sweep\.yaml:\d+$", found[path]["where"])
+
+
+@pytest.mark.parametrize(
+    "execution",
+    [
+        "{workers: 2, strategy: fsdp}",
+        "{workers: 4, gpus_per_worker: 1, strategy: fsdp}",
+        "{gpus_per_trial: 2, strategy: fsdp}",
+        "{gpus_per_worker: 0.5, gpus_per_trial: 0.25}",
+    ],
+)
+def test_what_workers_and_gpus_can_do_is_accepted(load, execution):
+    load(f"execution={execution}")
 
 
 @pytest.mark.parametrize("key", ["name", "task", "data", "teacher", "selectors", "controls", "training", "search"])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -94,19 +97,33 @@ class SweepProcess:
         assert self.process.returncode == code, f"ended with {self.process.returncode}: {said[-4000:]}"
         return said
 
-    def hold_a_trial(self) -> psutil.Process:
-        """Stop a process that trains a student, as if its epoch took for ever; ``resume`` lets it go on."""
-        held = self.wait_for(lambda: workers("DistillTrainable search"))[0]
-        held.suspend()
-        return held
+    def hold_a_trial(self, raylet: int | None = None) -> psutil.Process:
+        """Stop a process in the middle of an epoch, as if that took for ever; ``resume`` lets it go on.
 
-    def kill_when(self, condition: Callable[[], Any]) -> None:
-        """Kill the driver, as kill -9 does, as soon as a condition holds; its Ray ends with it."""
-        self.wait_for(condition)
+        Args:
+            raylet: Process of the node that it is to be on; any where None.
+        """
+
+        def stop() -> psutil.Process | None:
+            for process in workers("DistillTrainable search"):
+                if raylet is not None and process.ppid() != raylet:
+                    continue
+                process.suspend()
+                if process in workers("DistillTrainable search"):  # and not past it meanwhile
+                    return process
+                process.resume()
+            return None
+
+        return self.wait_for(stop)
+
+    def kill_when(self, condition: Callable[[], Any]) -> Any:
+        """Kill the driver, as kill -9 does, as soon as a condition holds, and return its value; its Ray ends too."""
+        value = self.wait_for(condition)
         family = psutil.Process(self.process.pid).children(recursive=True)
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(timeout=30)
         psutil.wait_procs(family, timeout=60)
+        return value
 
     def wait_for(self, condition: Callable[[], Any], waiting_for: Any = None) -> Any:
         """Return the first true value of a condition, looking often: trials last a second.
@@ -130,6 +147,24 @@ class SweepProcess:
 
     def files(self, pattern: str) -> list[Path]:
         return sorted(self.run.root.glob(pattern))
+
+    def rows_to_continue_from(self) -> list[dict[str, Any]]:
+        """Return the epochs in the newest checkpoint of the teacher that Ray has noted; none where there is none yet.
+
+        With the seconds that each took: an epoch that is trained again has others.
+        """
+        for snapshot in self.files("ray/train/teacher-*/checkpoint_manager_snapshot.json"):
+            with contextlib.suppress(FileNotFoundError):  # Ray deletes old ones
+                noted = re.findall(r"checkpoint_[0-9][0-9_.-]+", snapshot.read_text())
+                if noted:
+                    content = json.loads((snapshot.parent / max(noted) / "state.json").read_text())
+                    return content["state"]["curves"]
+        return []
+
+    def teachers_rows(self) -> list[dict[str, Any]]:
+        """Return the epochs of the teacher that is there."""
+        (history,) = self.files("teacher/*/history.json")
+        return json.loads(history.read_text())["curves"]
 
     def phases(self, phase: str) -> list[Record]:
         """Return the whole records of a phase that are there now."""

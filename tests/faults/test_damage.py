@@ -60,6 +60,17 @@ def test_damaged_checkpoints_are_passed_over(reference, tmp_path):
     assert facts(sweep.run.root) == reference.facts
 
 
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(reference, tmp_path):
+    sweep = SweepProcess(tmp_path / "run", reference.storage)
+    rows = sweep.kill_when(lambda: rows if len(rows := sweep.rows_to_continue_from()) >= 3 else None)
+    newest = sweep.files("ray/train/teacher-*/checkpoint_*/state.safetensors")[-1]
+    flip(newest)
+    again = SweepProcess(sweep.run.root, reference.storage)
+    again.finish()
+    assert again.teachers_rows()[: len(rows) - 1] == rows[:-1]
+    assert facts(sweep.run.root) == reference.facts
+
+
 def test_a_damaged_list_of_checkpoints_is_said_and_the_training_begins_anew(reference, tmp_path):
     sweep = SweepProcess(tmp_path / "run", reference.storage)
     sweep.kill_when(lambda: len(sweep.files("ray/train/teacher-*/checkpoint_*/state.json")) >= 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 
@@ -29,12 +30,13 @@ def stamps(sweep: SweepProcess) -> dict[str, tuple[bytes, int]]:
 def test_the_driver_is_killed_in_each_phase(reference, tmp_path):
     """Killed while the teacher is trained, then among the trials of either phase: what was finished is untouched."""
     sweep = SweepProcess(tmp_path / "run", reference.storage)
-    sweep.kill_when(lambda: sweep.files("ray/train/teacher-*/checkpoint_*/state.json"))
+    rows = sweep.kill_when(sweep.rows_to_continue_from)
     assert not sweep.files("teacher/*/history.json")
     before = {}
     for phase in ("search", "confirm"):
         again = SweepProcess(sweep.run.root, reference.storage)
         again.kill_when(lambda again=again, phase=phase: again.phases(phase))
+        assert again.teachers_rows()[: len(rows)] == rows
         found = stamps(again)
         assert {name: found[name] for name in before} == before
         assert len(before) < len(found) < len(reference.facts)
@@ -83,9 +85,9 @@ def test_a_trials_process_is_killed_in_mid_training(reference, tmp_path):
     without = ("trials", "studies", "report")
     sweep = SweepProcess(reference.copy(tmp_path / "run", without=without), reference.storage)
     sweep.wait_for(lambda: sweep.phases("search"))
-    victims = sweep.wait_for(lambda: workers("ResourceTrainable"))
-    victims[0].kill()
+    sweep.hold_a_trial().kill()
     said = sweep.finish()
+    assert re.search(r"lost: search .*; it starts again", said)
     assert "failed:" not in said
     assert facts(sweep.run.root) == reference.facts
 
@@ -103,8 +105,9 @@ def test_a_trials_process_is_killed_while_it_starts(reference, tmp_path):
 
 def test_the_teachers_worker_is_killed_in_mid_training(reference, tmp_path):
     sweep = SweepProcess(tmp_path / "run", reference.storage)
-    sweep.wait_for(lambda: sweep.files("ray/train/teacher-*/checkpoint_*/state.json"))
+    rows = sweep.wait_for(sweep.rows_to_continue_from)
     victims = sweep.wait_for(lambda: workers("RayTrainWorker"))
     victims[0].kill()
     sweep.finish()
+    assert sweep.teachers_rows()[: len(rows)] == rows
     assert facts(sweep.run.root) == reference.facts

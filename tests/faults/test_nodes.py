@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 import time
 
 import pytest
-from sweep_process import SweepProcess, facts, workers
+from sweep_process import OWN_ENVIRONMENT, ROOT, SweepProcess, facts, workers
 from tampering import OTHER_CODE, OTHER_CODE_IN_TRAIN_WORKERS, python_path
+
+ASK_FOR_TOO_MUCH = """
+import sys
+from raydistill.training.build import load_sweep
+from raydistill.tuning import cluster
+sweep = load_sweep(sys.argv[1], ("execution.address=local", "execution.dashboard=false"))
+cluster.start(sweep)
+from raydistill.tuning.refusals import NoRoomError
+from raydistill.tuning.sharded import Workers, run_sharded
+try:
+    run_sharded(print, {}, sweep, name="teacher-a", storage=sys.argv[2], workers=Workers(2, 512.0, 0.0))
+except NoRoomError as error:
+    print(error)
+cluster.stop()
+"""
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 
@@ -17,8 +36,15 @@ def test_a_node_is_removed_among_trials(reference, tmp_path, cluster):
     run = reference.copy(tmp_path / "run", without=("trials", "studies", "report"))
     sweep = SweepProcess(run, reference.storage, f"execution.address={cluster.address}", RAY_AUTH_MODE="disabled")
     sweep.wait_for(lambda: sweep.phases("search"))
+    (raylet,) = node.all_processes["raylet"]
+    held = sweep.hold_a_trial(raylet.process.pid)
     cluster.remove_node(node, allow_graceful=False)
-    sweep.finish()
+    held.kill()  # by itself it would end when it looks for its node
+    said = sweep.finish()
+    assert re.search(r"lost: search .*(the actor's node|temporarily unavailable).*; it starts again", said), said[
+        -2000:
+    ]
+    assert "failed:" not in said
     assert facts(run) == reference.facts
 
 
@@ -56,3 +82,17 @@ def test_other_code_in_a_worker_of_a_trial_ends_the_sweep(reference, tmp_path):
     assert "ray up cluster.yaml" in said
     assert "Traceback" not in said
     assert list(sweep.run.records()) == []
+
+
+def test_workers_that_fit_nowhere_are_not_waited_for_for_ever(tmp_path):
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    run = subprocess.run(
+        [sys.executable, "-c", ASK_FOR_TOO_MUCH, ROOT / "sweeps" / "smoke.yaml", tmp_path],
+        env=inherited | OWN_ENVIRONMENT | {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "0.5"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    assert "2 worker(s) of 512 CPU each are asked for, 0 fit on the nodes there are" in run.stdout
+    assert "run the same command again" in run.stdout

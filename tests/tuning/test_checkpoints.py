@@ -2,24 +2,69 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from tuning_zoo import small_sweep
 
-from raydistill.errors import ConfigError, UserError
+from raydistill.errors import ConfigError, CorruptArtifactError, UserError
 from raydistill.records import RunDirectory
-from raydistill.tuning.checkpoints import check_place, place_of, remove
+from raydistill.tuning.checkpoints import NOTED, check_place, open_place, place_of, remove, remove_all
+
+QUERY = "?endpoint_override=localhost:9000&scheme=http"
 
 
-def place(folder, *overrides: str) -> str:
-    return place_of(small_sweep(folder, *overrides), RunDirectory(folder / "runs" / "mine"))
+def run_in(folder) -> RunDirectory:
+    return RunDirectory(folder / "runs" / "mine")
 
 
-def test_checkpoints_lie_in_the_run_directory_or_under_its_name_elsewhere(tmp_path):
-    assert place(tmp_path) == str(tmp_path / "runs" / "mine" / "ray" / "train")
-    assert place(tmp_path, "execution.checkpoints=/mnt/fast") == "/mnt/fast/mine"
-    assert place(tmp_path, "execution.checkpoints=s3://bucket/some/") == "s3://bucket/some/mine"
-    query = "?endpoint_override=localhost:9000&scheme=http"
-    assert place(tmp_path, f"execution.checkpoints=s3://bucket{query}") == f"s3://bucket/mine{query}"
+def test_checkpoints_lie_in_the_run_directory(tmp_path):
+    run, sweep = run_in(tmp_path), small_sweep(tmp_path)
+    assert open_place(sweep, run) == place_of(sweep, run) == str(tmp_path / "runs" / "mine" / "ray" / "train")
+    assert not (run.root / NOTED).exists()
+
+
+@pytest.mark.parametrize(
+    ("named", "pattern"),
+    [
+        ("/mnt/fast", r"/mnt/fast/mine-[0-9a-f]{8}"),
+        ("s3://bucket/some/", r"s3://bucket/some/mine-[0-9a-f]{8}"),
+        (f"s3://bucket{QUERY}", rf"s3://bucket/mine-[0-9a-f]{{8}}{re.escape(QUERY)}"),
+    ],
+)
+def test_elsewhere_they_have_a_name_that_the_run_directory_keeps(tmp_path, named, pattern):
+    run, sweep = run_in(tmp_path), small_sweep(tmp_path, f"execution.checkpoints={named}")
+    place = open_place(sweep, run)
+    assert re.fullmatch(pattern, place)
+    assert open_place(sweep, run) == place_of(sweep, run) == place
+    assert open_place(sweep, run_in(tmp_path / "other")) != place  # of the same name, and another run directory
+
+
+def test_the_name_stays_where_the_checkpoints_move(tmp_path):
+    run = run_in(tmp_path)
+    first, second = (
+        open_place(small_sweep(tmp_path, f"execution.checkpoints={tmp_path / name}"), run) for name in ("a", "b")
+    )
+    assert first.rpartition("/")[2] == second.rpartition("/")[2]
+    for place in (first, second):
+        check_place(place)
+    (tmp_path / "a" / "of another").mkdir()
+    remove_all(run)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["of another"]
+    assert list((tmp_path / "b").iterdir()) == []
+    remove_all(run)  # again, and there is nothing left
+
+
+def test_what_cannot_be_deleted_is_named(tmp_path, capsys):
+    run = run_in(tmp_path)
+    place = open_place(small_sweep(tmp_path, "execution.checkpoints=unknown://bucket"), run)
+    remove_all(run)
+    assert f"old checkpoints stay in {place}" in capsys.readouterr().err
+
+
+def test_a_run_directory_that_does_not_say_the_name_is_named(tmp_path):
+    with pytest.raises(CorruptArtifactError, match="not noted"):
+        place_of(small_sweep(tmp_path, "execution.checkpoints=/mnt/fast"), run_in(tmp_path))
 
 
 @pytest.mark.parametrize("form", ["{}", "file://{}"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from raydistill.errors import RunDirectoryError
 from raydistill.records import RANK_COLUMNS, RunDirectory, write_ranks, write_record
 from raydistill.training import build
 from raydistill.training.tasks import NEXT_ITEM
+from raydistill.tuning.checkpoints import open_place
 from raydistill.tuning.directory import LOCK, describe_run, kept_records, open_run_directory, search_failures, set_aside
 
 
@@ -39,6 +41,18 @@ def test_the_same_sweep_opens_it_again_and_keeps_what_is_there(run, sweep):
     opened(run, sweep)
     (run.root / "trials").mkdir()
     assert "trials" in opened(run, sweep)
+
+
+def test_fresh_deletes_the_checkpoints_that_lie_elsewhere(run, tmp_path):
+    sweep = small_sweep(tmp_path, f"execution.checkpoints={tmp_path / 'fast'}")
+    opened(run, sweep)
+    places = []
+    for fresh in (False, True):
+        opened(run, sweep, fresh=fresh)
+        places.append(Path(open_place(sweep, run)))
+        (places[-1] / "teacher-a").mkdir(parents=True)
+    assert places[0] != places[1]
+    assert [path.is_dir() for path in places] == [False, True]
 
 
 def test_only_one_process_at_a_time(run, sweep):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import stat
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from tuning_zoo import small_sweep
 
 from raydistill.errors import UserError
-from raydistill.tuning import preflight
-from raydistill.tuning.preflight import NodeReport, check_reports, check_token, room_for
-from raydistill.tuning.sharded import Workers
-from raydistill.tuning.versions import OtherCodeError, check_versions, code_hash, versions
+from raydistill.records import RunDirectory
+from raydistill.tuning import places, preflight
+from raydistill.tuning.capacity import Workers, room_for
+from raydistill.tuning.checkpoints import open_place
+from raydistill.tuning.places import Place, leave_probe, problem_with
+from raydistill.tuning.preflight import NodeReport, check_reports, check_token, places_of
+from raydistill.tuning.refusals import OtherCodeError
+from raydistill.tuning.versions import check_versions, code_hash, versions
 
 VERSIONS = {"raydistill": "0.1.0 (aaaaaaaa)", "ray": "2.60.0"}
 
@@ -142,31 +146,64 @@ def test_an_autoscaler_is_asked_and_waited_for_and_not_for_ever(monkeypatch):
     assert asked[2:] == asked[:2]
 
 
+PLACES = [
+    Place("the run directory", "/shared/run", "set execution.storage"),
+    Place("the prepared data", "/shared/.cache", "set execution.storage too", is_written=False),
+]
+
+
 def report(**changes) -> NodeReport:
-    return NodeReport(**({"host": "b", "versions": VERSIONS, "probe": "p", "writable": True} | changes))
+    return NodeReport(**({"host": "b", "versions": VERSIONS, "problems": {}} | changes))
 
 
-def test_nodes_that_agree_pass(tmp_path):
-    check_reports([report(), report(host="c")], report(host="a"), tmp_path)
+def test_nodes_that_agree_pass():
+    check_reports([report(), report(host="c")], VERSIONS, PLACES)
 
 
 @pytest.mark.parametrize(
-    ("changes", "what"),
+    ("changes", "what", "mend"),
     [
         (
             {"versions": VERSIONS | {"raydistill": "0.1.0 (bbbbbbbb)"}},
             r"raydistill 0\.1\.0 \(bbbbbbbb\) \(here 0\.1\.0",
+            "ray up",
         ),
-        ({"versions": VERSIONS | {"ray": "2.61.0"}}, r"ray 2\.61\.0 \(here 2\.60\.0\)"),
-        ({"probe": None}, "does not see the run directory"),
-        ({"probe": "another"}, "does not see the run directory"),
-        ({"writable": False}, "may not write"),
+        ({"versions": VERSIONS | {"ray": "2.61.0"}}, r"ray 2\.61\.0 \(here 2\.60\.0\)", "ray up"),
+        (
+            {"problems": {"/shared/run": ("does not see", "No such file")}},
+            "node odd does not see the run directory: No such file",
+            "set execution.storage",
+        ),
+        (
+            {"problems": {"/shared/.cache": ("does not see", "No such file")}},
+            "node odd does not see the prepared data: No such file",
+            "set execution.storage too",
+        ),
+        (
+            {"problems": {"/shared/run": ("may not write to", "Read-only file system")}},
+            "node odd may not write to the run directory: Read-only",
+            "set execution.storage",
+        ),
     ],
 )
-def test_a_node_that_differs_is_named(changes, what, tmp_path):
+def test_a_node_that_differs_is_named(changes, what, mend):
     with pytest.raises(UserError, match=what) as caught:
-        check_reports([report(), report(host="odd", **changes)], report(host="a"), tmp_path)
+        check_reports([report(), report(host="odd", **changes)], VERSIONS, PLACES)
     assert "odd" in caught.value.what
+    assert mend in caught.value.mend
+
+
+def test_every_place_that_is_used_on_other_nodes_is_tried(tmp_path):
+    run, cache = RunDirectory(tmp_path / "run"), tmp_path / "runs" / ".cache"
+    found = places_of(small_sweep(tmp_path), run, cache)
+    assert [(place.address, place.is_written) for place in found] == [(str(run.root), True), (str(cache), False)]
+    assert "execution.storage" in found[1].name
+    assert "--run-dir moves the results alone" in found[1].mend
+    sweep = small_sweep(tmp_path, f"execution.checkpoints={tmp_path / 'fast'}")
+    elsewhere = open_place(sweep, run)
+    last = places_of(sweep, run, cache)[-1]
+    assert (last.address, last.is_written) == (elsewhere, True)
+    assert "execution.checkpoints" in last.mend
 
 
 def test_the_hash_of_the_code_moves_with_content_and_name(tmp_path):
@@ -179,12 +216,51 @@ def test_the_hash_of_the_code_moves_with_content_and_name(tmp_path):
     assert len(first) == 8
 
 
-def test_a_node_reads_the_probe_only_where_it_lies(tmp_path):
-    probe = tmp_path / "probe"
-    assert preflight.look_at(str(probe)).probe is None
-    probe.write_text("content")
-    assert preflight.look_at(str(probe)).probe == "content"
-    assert preflight.look_at(str(tmp_path / "absent" / "probe")).writable is (os.access(tmp_path / "absent", os.W_OK))
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_a_node_must_read_what_another_has_left_and_write_for_itself(tmp_path, form):
+    place = Place("the run directory", form.format(tmp_path / "run"), "")
+    probe = leave_probe(place.address)
+    assert problem_with(place, probe) is None
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [probe]
+    assert problem_with(place, ".probe-another")[0] == "does not see"  # a folder of this node alone, of the same name
+    assert problem_with(Place("", form.format(tmp_path / "absent"), ""), probe)[0] == "does not see"
+    assert not (tmp_path / "absent").exists()
+    (tmp_path / "run" / probe).write_text("other")
+    assert problem_with(place, probe) == ("does not see", "a file that was written there has another content")
+
+
+def test_a_node_that_may_not_write_says_so_where_it_has_to(tmp_path, monkeypatch):
+    def refuse(address):
+        raise PermissionError("no\nlines more")
+
+    probe = leave_probe(str(tmp_path))
+    monkeypatch.setattr(places, "leave_probe", refuse)
+    assert problem_with(Place("", str(tmp_path), ""), probe) == ("may not write to", "no")
+    assert problem_with(Place("", str(tmp_path), "", is_written=False), probe) is None
+
+
+def test_a_node_says_what_is_wrong_with_which_place(tmp_path):
+    (tmp_path / "seen").mkdir()
+    seen, unseen = (Place(name, str(tmp_path / name), "") for name in ("seen", "unseen"))
+    said = preflight.look_at([(seen, leave_probe(seen.address)), (unseen, ".probe")])
+    assert list(said.problems) == [unseen.address]
+    assert said.versions == versions()
+
+
+def refuse(probes):
+    assert problem_with(*probes[0]) is None
+    raise UserError("odd")
+
+
+def test_probes_are_taken_back_also_after_a_refusal(tmp_path):
+    here = Place("the run directory", str(tmp_path / "run"), "")
+    with pytest.raises(UserError, match="odd"), preflight._probes([here]) as probes:
+        refuse(probes)
+    (tmp_path / "file").write_text("")
+    below = Place("the prepared data", str(tmp_path / "file" / "below"), "")
+    with pytest.raises(UserError, match="cannot be left for the nodes in the prepared data"):
+        preflight._probes([here, below]).__enter__()
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_a_process_on_a_machine_with_other_code_refuses_to_work():

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
+from ray.exceptions import ActorUnavailableError
 from ray.tune.callback import CallbackList
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial as TuneTrial
@@ -18,10 +19,9 @@ from tuning_zoo import dealer_of, invented_record, small_sweep
 from raydistill.errors import CorruptArtifactError, RunDirectoryError
 from raydistill.records import RunDirectory, read_record, write_record
 from raydistill.training.trial import TrialSpec
-from raydistill.tuning.searcher import Bookkeeper, DealerSearcher
-from raydistill.tuning.sharded import Workers
-from raydistill.tuning.trainable import refusal
-from raydistill.tuning.versions import OtherCodeError
+from raydistill.tuning.capacity import Workers
+from raydistill.tuning.refusals import NoRoomError, OtherCodeError, RefusedError, UnseenError, refusal
+from raydistill.tuning.searcher import MAX_LOST_NODES, PATIENCE_S, Bookkeeper, DealerSearcher
 
 
 @pytest.fixture
@@ -163,18 +163,115 @@ def test_a_trial_that_ends_without_a_word_says_so(parts):
     assert "without a word" in said.records[0].error
 
 
-def test_a_machine_with_other_code_ends_the_sweep_and_leaves_no_record(parts):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OtherCodeError.of("late", ["raydistill 0 (here 1)"]),
+        UnseenError("node late cannot open what the sweep has prepared", where="late", mend="mount it"),
+        NoRoomError("no room was found", where="execution.workers", mend="bring them back"),
+    ],
+)
+def test_what_no_trial_is_to_blame_for_ends_the_sweep_and_leaves_no_record(parts, error):
     searcher, keeper, run, said = parts
     searcher.suggest("a")
-    said_there = refusal(OtherCodeError.of("late", ["raydistill 0 (here 1)"]))
-    with pytest.raises(OtherCodeError, match="node late") as caught:
-        keeper.on_trial_complete(0, [], tune_trial("a", **said_there))
+    with pytest.raises(RefusedError) as caught:
+        keeper.on_trial_complete(0, [], tune_trial("a", **refusal(error)))
+    assert str(caught.value) == str(error)
     assert keeper.error is caught.value
-    with pytest.raises(OtherCodeError, match="node late"):
+    with pytest.raises(RefusedError):
         keeper.on_trial_error(0, [], tune_trial("a"))
-    assert "ray up cluster.yaml" in caught.value.mend
     assert said.records == []
     assert list(run.records()) == []
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still, on a cluster of a node that is too small."""
+    now = SimpleNamespace(time=1.0, nodes=[{"CPU": 0.5}])
+    monkeypatch.setattr("raydistill.tuning.searcher.time", SimpleNamespace(monotonic=lambda: now.time))
+    monkeypatch.setattr("raydistill.tuning.searcher.node_resources", lambda: now.nodes)
+    return now
+
+
+def test_a_sweep_whose_trials_fit_nowhere_any_more_ends(parts, clock):
+    searcher, keeper, *_ = parts
+    keeper.on_step_end(0, [])  # nothing waits
+    searcher.suggest("a")
+    keeper.on_step_end(0, [])
+    clock.time += PATIENCE_S - 1
+    keeper.on_step_end(0, [])
+    clock.time += 2
+    with pytest.raises(
+        NoRoomError, match=r"for 10 minutes: 1 worker.* 1 CPU each .*, 0 fit .*\(0\.5 CPU 0 GPU\)"
+    ) as caught:
+        keeper.on_step_end(0, [])
+    assert keeper.error is caught.value
+
+
+def test_trials_may_wait_for_what_holds_the_machines_or_comes_in_time(parts, clock):
+    searcher, keeper, *_ = parts
+    searcher.suggest("a")
+    keeper.on_step_end(0, [])
+    clock.nodes = [{"CPU": 4.0}]  # there, and in use
+    clock.time += 2 * PATIENCE_S
+    keeper.on_step_end(0, [])
+    keeper.on_trial_start(0, [], tune_trial("a"))
+    clock.nodes = []
+    keeper.on_step_end(0, [])  # one runs
+    keeper.on_trial_error(0, [], tune_trial("a"))
+    searcher.suggest("b")
+    keeper.on_step_end(0, [])  # and now waits anew
+    clock.time += PATIENCE_S - 1
+    keeper.on_step_end(0, [])
+
+
+NODE_DIED = """\
+The actor died unexpectedly before finishing this task.
+	class_name: DistillTrainable
+The actor died because its node has died. Node Id: 1f
+	the actor's node was terminated unexpectedly: health check failed
+"""
+NOT_YET_KNOWN = str(
+    ActorUnavailableError("The actor is temporarily unavailable: RpcError: Connection reset by peer", b"0" * 16)
+)
+
+
+@pytest.mark.parametrize("error", [NODE_DIED, NOT_YET_KNOWN])
+def test_lost_nodes_are_not_counted_as_failures_of_the_trial(parts, tmp_path, error):
+    searcher, keeper, _run, said = parts
+    (tmp_path / "node.txt").write_text(error)
+    (tmp_path / "own.txt").write_text("MemoryError\n")
+    assert searcher.suggest("start")["name"]
+    spec, name = searcher.specs["start"], "start"
+    for number, file in enumerate(["node.txt"] * MAX_LOST_NODES + ["own.txt"]):
+        keeper.on_trial_error(0, [], tune_trial(name, str(tmp_path / file)))
+        name = str(number)
+        searcher.suggest(name)
+        assert searcher.specs[name] == spec
+    assert said.records == []
+    assert said.lost[0][1].startswith(error.splitlines()[-1].strip())
+    keeper.on_trial_error(0, [], tune_trial(name, str(tmp_path / "own.txt")))
+    assert [record.status for record in said.records] == ["failed"]
+
+
+def test_a_trial_whose_node_is_lost_each_time_fails_in_the_end(parts, tmp_path):
+    searcher, keeper, _run, said = parts
+    (tmp_path / "node.txt").write_text(NODE_DIED)
+    for number in range(MAX_LOST_NODES + 1):
+        assert said.records == []
+        searcher.suggest(str(number))
+        keeper.on_trial_error(0, [], tune_trial(str(number), str(tmp_path / "node.txt")))
+    assert len(said.lost) == MAX_LOST_NODES
+    assert "node was terminated" in said.records[0].error
+
+
+def test_the_reason_is_what_went_wrong_and_not_how_to_mend_it(parts, tmp_path):
+    searcher, keeper, _run, said = parts
+    error = RunDirectoryError("cannot write record.json: disk full", where="/runs/a", mend="free some space")
+    (tmp_path / "error.txt").write_text(f"Traceback ...\n  File ...\nraydistill.errors.RunDirectoryError: {error}\n")
+    lose_twice(searcher, keeper, str(tmp_path / "error.txt"))
+    for told in (said.lost[0][1], said.records[0].error):
+        assert told.startswith("raydistill.errors.RunDirectoryError: cannot write record.json: disk full (whole error")
 
 
 def stopped_by_tune(keeper, trial):

@@ -7,25 +7,36 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 from ray import tune
-from ray.train import Checkpoint, CheckpointConfig
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig
 from ray.train.torch import TorchConfig
-from ray.train.v2._internal.exceptions import CheckpointManagerInitializationError
+from ray.train.v2._internal.exceptions import CheckpointManagerInitializationError, WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
 from ray.train.v2._internal.execution.storage import StorageContext
 from ray.train.v2._internal.execution.training_report import _TrainingReport
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from tuning_zoo import small_sweep
 
+from raydistill.errors import RaydistillError
+from raydistill.training.checkpoint import STATE, TENSORS, load_checkpoint, save_checkpoint
 from raydistill.training.context import RunContext
 from raydistill.tuning import job, sharded, sharded_trial
-from raydistill.tuning.trainable import refusal
-from raydistill.tuning.versions import OtherCodeError, versions
+from raydistill.tuning.capacity import Workers
+from raydistill.tuning.refusals import NoRoomError, OtherCodeError, UnseenError, refusal
+from raydistill.tuning.versions import versions
 
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20")  # Ray's own files
 
 
-def test_a_worker_that_runs_other_code_ends_the_sweep_and_not_its_trial_alone(tmp_path, monkeypatch):
-    error, said = OtherCodeError.of("late", ["raydistill 0 (here 1)"]), []
+SPEC = {"phase": "search", "arm": "uniform", "kind": "selector", "number": 0, "seed": 0, "start": "random"}
+
+
+@pytest.mark.parametrize(
+    "error", [OtherCodeError.of("late", ["raydistill 0 (here 1)"]), UnseenError("not there"), NoRoomError("too few")]
+)
+def test_what_no_trial_is_to_blame_for_ends_the_sweep_and_not_its_trial_alone(tmp_path, monkeypatch, error):
+    said, named = [], []
 
     def refuse(*arguments, **settings):
         raise error
@@ -33,19 +44,98 @@ def test_a_worker_that_runs_other_code_ends_the_sweep_and_not_its_trial_alone(tm
     resources = SimpleNamespace(sweep=small_sweep(tmp_path), data=SimpleNamespace(hash="datahash"))
     monkeypatch.setattr(sharded_trial, "resources_of", lambda config: resources)
     monkeypatch.setattr(sharded_trial, "run_sharded", refuse)
+    monkeypatch.setattr(sharded_trial, "setproctitle", named.append)
     monkeypatch.setattr(tune, "report", said.append)
-    spec = {"phase": "search", "arm": "uniform", "kind": "selector", "number": 0, "seed": 0, "start": "random"}
     workers = {"number": 2, "cpus": 1.0, "gpus": 0.0}
     sharded_trial.run_sharded_trial(
-        {"spec": spec, "run": str(tmp_path), "cache": "", "versions": {}, "workers": workers}
+        {"spec": SPEC, "run": str(tmp_path), "cache": "", "versions": {}, "workers": workers}
     )
     assert said == [refusal(error)]
+    assert named == ["ray::run_sharded_trial search uniform #0"]
+
+
+def test_every_worker_of_a_trial_is_named_after_it(tmp_path, monkeypatch):
+    named = []
+    trial = SimpleNamespace(
+        spec=SimpleNamespace(name="search uniform keep=0.5 #0"),
+        epochs=lambda: iter([{}, {}]),
+        finish=lambda: SimpleNamespace(id="identity"),
+    )
+    monkeypatch.setattr(sharded_trial, "resources_of", lambda config: None)
+    monkeypatch.setattr(sharded_trial, "Trial", lambda *arguments: trial)
+    monkeypatch.setattr(sharded_trial, "setproctitle", named.append)
+    assert sharded_trial.train_in_worker({"spec": SPEC}, RunContext()) == "identity"
+    assert set(named) == {"ray::RayTrainWorker search uniform keep=0.5 #0"}
 
 
 def test_a_worker_of_the_teacher_that_runs_other_code_refuses(tmp_path):
     arguments = {"run": str(tmp_path), "cache": "", "seed": 0, "versions": versions() | {"raydistill": "another"}}
     with pytest.raises(OtherCodeError, match="another"):
         job.prepare_in_worker(arguments, RunContext())
+
+
+NO_ROOM = ControllerError(WorkerGroupStartupTimeoutError(2))
+
+
+def trainer_that(*ends):
+    """Return a trainer each of whose runs ends with the next of these."""
+    left = list(ends)
+
+    class Trainer(sharded.InterruptibleTrainer):
+        def fit(self):
+            end = left.pop(0)
+            if isinstance(end, Exception):
+                raise end
+            return SimpleNamespace(return_value=end)
+
+    return Trainer
+
+
+def run(folder, trainer, workers=None):
+    storage = str(folder / "train")
+    return sharded.run_sharded(
+        print, {}, small_sweep(folder), name="a", storage=storage, workers=workers, trainer=trainer
+    )
+
+
+def test_a_teacher_without_room_says_what_it_asked_for_and_what_there_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(sharded, "node_resources", lambda: [{"CPU": 8.0}])
+    monkeypatch.setattr(sharded, "shortage", lambda workers, nodes: f"{workers.cpus:g} CPU, and {nodes}")
+
+    class Trainer(sharded.InterruptibleTrainer):
+        def fit(self):
+            monkeypatch.setattr(sharded, "node_resources", lambda: [{"CPU": 4.0}])  # the other is lost
+            raise NO_ROOM
+
+    with pytest.raises(NoRoomError, match=r"in about 10 minutes: 8 CPU, and \[\{'CPU': 4\.0\}\]\n") as caught:
+        run(tmp_path, Trainer)
+    assert "run the same command again" in caught.value.mend
+
+
+def test_a_teacher_whose_room_others_hold_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(sharded, "node_resources", lambda: [{"CPU": 2.0}])
+    with pytest.raises(NoRoomError, match=r"1 fit on the nodes there are \(2 CPU 0 GPU\), but something else holds"):
+        run(tmp_path, trainer_that(NO_ROOM))
+
+
+def test_a_trial_waits_for_others_as_long_as_it_fits_at_all(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(sharded, "node_resources", lambda: [{"CPU": 4.0}])
+    workers = Workers(2, 2.0, 0.0)
+    assert run(tmp_path, trainer_that(NO_ROOM, NO_ROOM, "identity"), workers) == "identity"
+    assert caplog.text.count("others have the room") == 2
+    monkeypatch.setattr(sharded, "node_resources", lambda: [{"CPU": 3.0}])
+    with pytest.raises(NoRoomError, match=r"2 worker.* of 2 CPU each are asked for, 1 fit"):
+        run(tmp_path, trainer_that(NO_ROOM), workers)
+
+
+def test_what_a_worker_raised_is_what_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(sharded, "node_resources", lambda: [{"CPU": 4.0}])
+    raised = RaydistillError("the disk is full", where="there", mend="make room")
+    with pytest.raises(RaydistillError) as caught:
+        run(tmp_path, trainer_that(WorkerGroupError("rank 0", {0: raised})))
+    assert caught.value is raised
+    with pytest.raises(RaydistillError, match="the training workers failed: lost"):
+        run(tmp_path, trainer_that(WorkerGroupError("rank 0", {0: OSError("lost")})))
 
 
 class Launched(Exception):
@@ -66,7 +156,7 @@ def launch(tmp_path, monkeypatch):
         with pytest.raises(Launched):
             sharded.run_sharded(
                 print, {}, sweep, name="teacher-a", storage=str(tmp_path / "train"),
-                workers=sharded.Workers(2, 1.0, 0.0), trainer=Trainer,
+                workers=Workers(2, 1.0, 0.0), trainer=Trainer,
             )  # fmt: skip
         return given[-1]
 
@@ -124,6 +214,34 @@ def test_workers_wait_longer_for_the_first_than_any_evidence_takes(tmp_path, lau
     backend = launch(small_sweep(tmp_path)).backend_config
     assert isinstance(backend, TorchConfig)
     assert TorchConfig().timeout_s < 3600 < 12 * 3600 < backend.timeout_s
+
+
+def test_workers_are_not_waited_for_for_ever(tmp_path, launch):
+    limit = launch(small_sweep(tmp_path)).run_config.failure_config.controller_failure_limit
+    assert FailureConfig().controller_failure_limit == -1 < limit == sharded.MAX_STARTS
+
+
+def checkpoint_of(folder, epoch):
+    save_checkpoint(folder, {"weight": torch.full((4,), float(epoch))}, {"epoch": epoch})
+    return folder
+
+
+@pytest.mark.parametrize(("damaged", "epoch"), [((), 3), ((3,), 2), ((2, 3), 1), ((1, 2), 3), ((1, 2, 3), None)])
+def test_training_continues_from_the_newest_checkpoint_that_is_whole(tmp_path, caplog, damaged, epoch):
+    run = tmp_path / "teacher-a"
+    for number in (1, 2, 3, 4):  # Ray has not heard of the last
+        checkpoint_of(run / f"checkpoint_2026-11-25_0{number}", number)
+    (run / "checkpoint_manager_snapshot.json").write_text("{}")
+    for number in damaged:
+        path = run / f"checkpoint_2026-11-25_0{number}" / (TENSORS if number % 2 else STATE)
+        path.write_bytes(path.read_bytes()[:-3])
+    found = sharded._newest_whole(Checkpoint(str(run / "checkpoint_2026-11-25_03")), tmp_path / "resume")
+    assert (found and load_checkpoint(found)[1]["epoch"]) == epoch
+    assert caplog.text.count("the one before it is tried") == (3 - epoch if epoch else 3)
+
+
+def test_training_begins_anew_where_there_is_no_checkpoint(tmp_path):
+    assert sharded._newest_whole(None, tmp_path / "resume") is None
 
 
 def test_a_whole_snapshot_stays_and_two_checkpoints_with_it(tmp_path, interrupted, launch, caplog):

@@ -1,0 +1,34 @@
+"""Opening a sweep on a machine of the cluster, which may have joined long after the sweep had started."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raydistill.errors import ConfigError, CorruptArtifactError
+from raydistill.records import RunDirectory
+from raydistill.training.resources import Resources
+from raydistill.tuning.refusals import UnseenError
+from raydistill.tuning.versions import check_versions
+
+
+def attach(config: Mapping[str, Any]) -> Resources:
+    """Return the resources of the sweep whose run directory, cache and versions are in ``config``.
+
+    Raises:
+        OtherCodeError: This machine runs other code.
+        UnseenError: It does not see the run directory or the prepared data, or they are not whole.
+    """
+    check_versions(config["versions"])
+    try:
+        return Resources.attach(RunDirectory(config["run"]), Path(config["cache"]))
+    except (ConfigError, CorruptArtifactError) as error:
+        # Before the first trial all nodes that there were saw them.
+        mend = "let that node see execution.storage and the run directory as the others do; the same command continues"
+        raise UnseenError(
+            f"node {socket.gethostname()} cannot open what the sweep has prepared: {error.what}",
+            where=error.where,
+            mend=f"{mend}. Where it does see them: {error.mend}" if error.mend else mend,
+        ) from error

@@ -1,0 +1,75 @@
+"""Folders and buckets that every node of a cluster must see: a probe file tells whether it does."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+import pyarrow
+from pyarrow import fs
+
+FAILURES = (OSError, pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError)
+"""What pyarrow raises of a place that is not there, may not be used, or is of a kind that it does not know."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a sweep reads and writes, on all nodes.
+
+    Attributes:
+        name: What it is, for a person.
+        address: A folder, or an address that pyarrow knows.
+        mend: What to do where a node does not see it.
+        is_written: Whether all nodes write there, and not the first alone.
+    """
+
+    name: str
+    address: str
+    mend: str
+    is_written: bool = True
+
+
+def leave_probe(address: str) -> str:
+    """Write a file of a random name, with that name as its content, and return the name."""
+    name = f".probe-{secrets.token_hex(8)}"
+    system, path = fs.FileSystem.from_uri(address)
+    system.create_dir(path)
+    with system.open_output_stream(f"{path}/{name}") as file:
+        file.write(name.encode())
+    return name
+
+
+def read_probe(address: str, name: str) -> str:
+    """Return what is in a probe file."""
+    system, path = fs.FileSystem.from_uri(address)
+    with system.open_input_stream(f"{path}/{name}") as file:
+        return file.read().decode(errors="replace")
+
+
+def remove_probe(address: str, name: str) -> None:
+    """Delete a probe file."""
+    system, path = fs.FileSystem.from_uri(address)
+    system.delete_file(f"{path}/{name}")
+
+
+def problem_with(place: Place, probe: str) -> tuple[str, str] | None:
+    """Return what this machine cannot do in a place where another one has left a probe, and why; None if all is well.
+
+    It must read that file, and, where it is to write, write and delete one of its own.
+    """
+    try:
+        if read_probe(place.address, probe) != probe:
+            return "does not see", "a file that was written there has another content"
+    except FAILURES as error:
+        return "does not see", reason(error)
+    try:
+        if place.is_written:
+            remove_probe(place.address, leave_probe(place.address))
+    except FAILURES as error:
+        return "may not write to", reason(error)
+    return None
+
+
+def reason(error: Exception) -> str:
+    """Return the first line of an error, which says enough."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,62 @@
+"""A machine that joins late, and does not see what the sweep has prepared: it says so, and the sweep ends."""
+
+from __future__ import annotations
+
+import pytest
+from tuning_zoo import small_sweep
+
+from raydistill.records import RunDirectory, write_json
+from raydistill.training.context import RunContext
+from raydistill.training.resources import PREPARED
+from raydistill.tuning import job
+from raydistill.tuning.attachment import attach
+from raydistill.tuning.directory import open_run_directory
+from raydistill.tuning.refusals import REFUSED, OtherCodeError, UnseenError
+from raydistill.tuning.trainable import DistillTrainable
+from raydistill.tuning.versions import versions
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunDirectory(tmp_path / "run")
+
+
+@pytest.fixture
+def config(run, tmp_path):
+    return {"run": str(run.root), "cache": str(tmp_path / "cache"), "versions": versions(), "seed": 0, "spec": {}}
+
+
+def nothing(run, folder):
+    """The run directory lies on a share that the machine has not mounted."""
+
+
+def no_data(run, folder):
+    """The run directory is there, and the prepared data lie elsewhere."""
+    with open_run_directory(run, small_sweep(folder), fresh=False):
+        write_json(run.data / PREPARED, {"folders": [str(folder / "cache" / "prepared")], "hash": "datahash"})
+
+
+def not_told(run, folder):
+    with open_run_directory(run, small_sweep(folder), fresh=False):
+        pass
+
+
+@pytest.mark.parametrize("seen", [nothing, no_data, not_told])
+def test_what_is_not_seen_is_named_with_the_node_and_ends_the_sweep(run, config, tmp_path, seen):
+    seen(run, tmp_path)
+    with pytest.raises(UnseenError, match=r"node \S+ cannot open what the sweep has prepared: ") as caught:
+        attach(config)
+    assert "let that node see execution.storage and the run directory" in caught.value.mend
+    assert str(tmp_path) in caught.value.where
+    with pytest.raises(UnseenError):
+        job.prepare_in_worker(config, RunContext())
+    trainable = DistillTrainable.__new__(DistillTrainable)
+    trainable.setup(config)
+    result = trainable.step()
+    assert result["done"]
+    assert result[REFUSED] == {name: getattr(caught.value, name) for name in ("what", "where", "mend")}
+
+
+def test_other_code_comes_first(config):
+    with pytest.raises(OtherCodeError):
+        attach(config | {"versions": versions() | {"ray": "0.0"}})
