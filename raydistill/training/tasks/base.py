@@ -72,6 +72,12 @@ class Task(ABC):
     claims: ClassVar[tuple[str, ...]]
     reported: ClassVar[tuple[str, ...]]
     scores: ClassVar[str]
+    request: ClassVar[str] = "user"
+
+    def checkpoints(self, sweep: Sweep) -> dict[str, str]:
+        """Return the checkpoints that a teacher starts from, by what the signature calls their content."""
+        pretrained = sweep.teacher.pretrained
+        return {} if pretrained is None else {"checkpoint": pretrained}
 
     @abstractmethod
     def prepared_data(self, sweep: Sweep, cache: Path) -> Any:

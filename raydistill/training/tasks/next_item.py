@@ -64,6 +64,10 @@ class NextItem(Task):
     reported = REPORTED
     scores = RANKS
 
+    def checkpoints(self, sweep: Sweep) -> dict[str, str]:
+        text: ItemText | None = sweep.sections.item_text
+        return super().checkpoints(sweep) | ({} if text is None else {"item_text_checkpoint": text.encoder})
+
     def prepared_data(self, sweep: Sweep, cache: Path) -> SequenceData:
         return prepared_sequences(sweep, cache)
 
