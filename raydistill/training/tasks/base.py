@@ -64,6 +64,7 @@ class Task(ABC):
         claims: Those that are means over users, which is what claims are made of.
         reported: Those that every record has, where they are defined.
         scores: Name of the file in a confirmed trial's folder that all its test metrics follow from.
+        request: What one pass of a model answers for.
     """
 
     name: ClassVar[str]

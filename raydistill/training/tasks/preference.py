@@ -120,6 +120,7 @@ class Preference(Task):
     metrics = ("auc", "pr_auc", "accuracy", "log_loss", "calibration_error", *claims)
     reported = REPORTED_SCORES
     scores = SCORES
+    request = "prompt"
 
     def prepared_data(self, sweep: Sweep, cache: Path) -> PreferenceData:
         own: Sections = sweep.sections
