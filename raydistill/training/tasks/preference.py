@@ -28,7 +28,7 @@ from raydistill.data.storage import locked
 from raydistill.errors import ConfigError
 from raydistill.models import lora, onnx
 from raydistill.models.classifier import TextClassifier, build_classifier, classifier_from_pretrained
-from raydistill.models.tokenizer import load_tokenizer
+from raydistill.models.tokenizer import load_tokenizer, padding_note
 from raydistill.records import REPORTED_SCORES, SCORES, content_hash, score_metrics, write_scores
 from raydistill.training.calibration import CalibrationBatch
 from raydistill.training.class_cache import ClassCache, build_class_cache
@@ -147,6 +147,7 @@ class Preference(Task):
                 max_history=sweep.data.max_length,
                 folder=folder,
                 identity=identity,
+                padding_note=padding_note(tokenizer),
             )
         check_metrics(sweep, data)
         return data
