@@ -37,7 +37,8 @@ class Workload:
         positions: Positions that an epoch of training puts through the blocks.
         targets: Targets of an epoch.
         scored: Positions that one evaluation puts through the blocks.
-        parameters: Of the teacher.
+        table, block: Parameters outside of the teacher's blocks, and of one block.
+        teacher_adapters, student_adapters: Parameters of the adapters of a block, where they alone are trained.
         cache_bytes: What the outputs of one teacher take.
         rows: Rows that a confirmed trial stores.
     """
@@ -49,9 +50,12 @@ class Workload:
     positions: int
     targets: int
     scored: int
-    parameters: int
+    table: int
+    block: int
     cache_bytes: int
     rows: int
+    teacher_adapters: int | None = None
+    student_adapters: int | None = None
 
 
 class Task(ABC):

@@ -185,7 +185,9 @@ class Preference(Task):
         shape = teacher_shape(sweep)
         train = data.rows("train")
         width = 4 * data.n_classes + (2 * shape.hidden if wants_hidden(sweep) else 0)
-        table = len(load_tokenizer(_tokenizer_name(sweep))) * shape.hidden
+        tuning: Tuning = sweep.sections.tuning
+        # Two thin maps beside each of a block's: four of hidden x hidden, two of hidden x 4 hidden.
+        adapters = 18 * shape.hidden * tuning.rank
         return Workload(
             n_layers=shape.n_layers,
             hidden=shape.hidden,
@@ -194,7 +196,10 @@ class Preference(Task):
             positions=int(data.lengths[train].sum()),
             targets=len(train),
             scored=int(data.lengths[data.rows("validation")].sum()),
-            parameters=table + shape.n_layers * 12 * shape.hidden**2,
+            table=len(load_tokenizer(_tokenizer_name(sweep))) * shape.hidden,
+            block=12 * shape.hidden**2,
+            teacher_adapters=adapters if tuning.teacher == "lora" else None,
+            student_adapters=adapters if tuning.students == "lora" else None,
             cache_bytes=width * len(train),
             rows=len(data.rows("test")),
         )
