@@ -36,7 +36,7 @@ from raydistill.training.context import RunContext
 from raydistill.training.scoring import score_lists, score_lists_by_popularity
 from raydistill.training.tasks.base import Columns, Task, Workload
 from raydistill.training.tasks.next_item import prepared_sequences, without_weights
-from raydistill.training.tasks.refusals import check_metrics, check_tuning
+from raydistill.training.tasks.refusals import check_classifier, check_metrics, check_tuning
 from raydistill.training.tasks.shape import teacher_shape
 from raydistill.training.text_dataset import TextDataset
 
@@ -125,6 +125,7 @@ class Preference(Task):
     def prepared_data(self, sweep: Sweep, cache: Path) -> PreferenceData:
         own: Sections = sweep.sections
         check_tuning(sweep)
+        check_classifier(sweep)
         sequences = prepared_sequences(sweep, cache)
         tokenizer = load_tokenizer(_tokenizer_name(sweep))
         plain = plain_sweep(sweep)
