@@ -244,12 +244,16 @@ def _whole_or_absent(output: Path) -> Iterator[Path]:
 
 
 def _why_there_are_none(record: Record) -> str:
+    if record.phase == "search":
+        return "only confirm trials keep theirs"
     if record.arm == POPULARITY:
         return "it counts interactions and has none"
     return "sweeps keep the teacher once" if record.arm == TEACHER else "sweeps keep no models unless told to"
 
 
 def _how_to_get(record: Record, run: RunDirectory) -> str:
+    if record.phase == "search":
+        return _confirmed_in_its_place(record, run)
     if record.arm == POPULARITY:
         return "popularity has no weights: the counts are the column popularity of data/items.parquet"
     if record.arm == TEACHER:
@@ -261,6 +265,20 @@ def _how_to_get(record: Record, run: RunDirectory) -> str:
     for name in ("temperature", "alpha_dist"):
         options += f" --{name.replace('_', '-')} {record.configuration[name]!r}"
     return f"{again}, or train such a student by\n         python -m raydistill distill FILE {options} --output DIR"
+
+
+def _confirmed_in_its_place(record: Record, run: RunDirectory) -> str:
+    """Return which trials of a search trial's arm and keep-ratio may be exported."""
+    found = [
+        f"{path.parent} (seed {other.seed})"
+        for path, other in run.records()
+        if isinstance(other, Record)
+        and (other.phase, other.status) == ("confirm", "success")
+        and (other.arm, other.keep_ratio) == (record.arm, record.keep_ratio)
+    ]
+    if not found:
+        return f"let the sweep go on: no trial of {record.arm} is confirmed at keep-ratio {record.keep_ratio:g} so far"
+    return "\n         ".join([f"export a confirm trial of {record.arm} at keep-ratio {record.keep_ratio:g}:", *found])
 
 
 def _can_be_asked_for(record: Record, run: RunDirectory) -> bool:

@@ -207,7 +207,7 @@ def _facts(results: Results, summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("data", ", ".join([summary["data"], *(f"{k.replace('_', ' ')} {_short(v)}" for k, v in known.items())]))
     )
     facts.append(("data hash", str(data.get("hash", "unknown"))))
-    for name in ("protocol", "teacher", "versions", "hardware", "git"):
+    for name in ("protocol", "teacher", "training", "versions", "hardware", "git"):
         content = signature.get(name)
         if isinstance(content, dict) and content:
             facts.append((name, ", ".join(f"{k.replace('_', ' ')}: {_fact(v)}" for k, v in content.items())))

@@ -28,6 +28,8 @@ PACKAGE = "package:"
 CONTENT = (".json", ".safetensors", ".txt", ".model")
 """Endings of the files of a checkpoint that decide what it computes: configuration, weights, tokenizer."""
 
+TOKENIZER_FILES = "tokenizer.json and tokenizer_config.json"
+
 MALFORMED = (StrictDataclassError, AttributeError, TypeError)
 """What transformers raises for a config.json that is JSON, but holds values of other kinds than it has."""
 
@@ -154,9 +156,14 @@ def _what_to_bring(name: str) -> str:
         return (
             "the folder must hold config.json and *.safetensors; load other formats elsewhere and save_pretrained them"
         )
+    return to_download(name, "config.json, *.safetensors and, of a model that reads text, " + TOKENIZER_FILES)
+
+
+def to_download(name: str, files: str) -> str:
+    """Return how to do without the hub; all files are named at once, whichever was missed first."""
     return (
-        f"download config.json and the *.safetensors files from https://huggingface.co/{name} into one folder, on a "
-        "machine with network, and give that folder instead of the name"
+        f"download {files} from https://huggingface.co/{name} into one folder, on a machine with network, and give "
+        "that folder instead of the name"
     )
 
 

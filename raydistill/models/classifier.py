@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from raydistill.errors import ModelError
 from raydistill.models.backbones import check_sizes, family_named, random_backbone
@@ -119,15 +119,9 @@ def classifier_from_pretrained(
     """
     _check_classes(n_classes, class_names)
     check_sizes(max_tokens=max_tokens)
-    family, config = read_config(str(name), trust_remote_code=trust_remote_code)
-    pooling = checked_pooling(family, pooling)
-    limit = family.position_limit(config)
-    if limit is not None and max_tokens > limit:
-        raise ModelError(
-            f"the checkpoint covers {limit} positions, fewer than the {max_tokens} tokens of a prompt",
-            where=str(name),
-            mend=f"set prompt.max_tokens to at most {limit}, or choose another checkpoint",
-        )
+    family, config, pooling = checked_checkpoint(
+        str(name), pooling=pooling, max_tokens=max_tokens, trust_remote_code=trust_remote_code
+    )
     tokenizer = tokenizer or load_tokenizer(str(name), trust_remote_code=trust_remote_code)
     load = {"dtype": dtype, "dropout": dropout, "trust_remote_code": trust_remote_code}
     model_class = family.generation_class if pooling == "answer" else None
@@ -155,6 +149,33 @@ def classifier_from_pretrained(
         output_scale=scale,
         decoder_start=decoder_start,
     ).train()
+
+
+def checked_checkpoint(
+    name: str, *, pooling: str | None, max_tokens: int, trust_remote_code: bool = False
+) -> tuple[Family, PreTrainedConfig, str]:
+    """Return family, configuration and pooling of a checkpoint as a classifier; no weights are read.
+
+    Args:
+        name: As in :func:`classifier_from_pretrained`.
+        pooling: How one state is read off a prompt; by default the family's usual way.
+        max_tokens: Longest prompt in tokens.
+        trust_remote_code: Passed on to transformers.
+
+    Raises:
+        ModelError: Not found, not reachable, an unsupported architecture, too few positions, or a pooling that does
+            not fit.
+    """
+    family, config = read_config(name, trust_remote_code=trust_remote_code)
+    pooling = checked_pooling(family, pooling)
+    limit = family.position_limit(config)
+    if limit is not None and max_tokens > limit:
+        raise ModelError(
+            f"the checkpoint covers {limit} positions, fewer than the {max_tokens} tokens of a prompt",
+            where=name,
+            mend=f"set prompt.max_tokens to at most {limit}, or choose another checkpoint",
+        )
+    return family, config, pooling
 
 
 def _without_output_table(model: PreTrainedModel, family: Family) -> PreTrainedModel:

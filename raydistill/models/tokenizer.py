@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -11,12 +10,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from raydistill.errors import ModelError
-from raydistill.models.checkpoint import located, malformed, one_line, quiet, seeded
+from raydistill.models.checkpoint import TOKENIZER_FILES, located, malformed, one_line, quiet, seeded, to_download
 from raydistill.models.families import family_of
-
-log = logging.getLogger(__name__)
-
-FILES = "tokenizer.json and tokenizer_config.json"
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
@@ -53,28 +48,29 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
             mend="use a checkpoint that has tokenizer.json",
         )
     tokenizer.padding_side = "right"
-    if tokenizer.pad_token_id is None:
-        _give_padding(tokenizer, name)
+    tokenizer.padding_note = None if tokenizer.pad_token_id is not None else _give_padding(tokenizer)
     return tokenizer
+
+
+def padding_note(tokenizer: PreTrainedTokenizerFast) -> str | None:
+    """Return what :func:`load_tokenizer` made the padding token of a tokenizer without one; None for all others."""
+    return getattr(tokenizer, "padding_note", None)
 
 
 def _what_to_bring(name: str) -> str:
     if Path(name).is_dir():
-        return f"the folder must hold {FILES}"
-    return (
-        f"download {FILES} from https://huggingface.co/{name} into one folder, on a machine with network, and give "
-        "that folder instead of the name"
-    )
+        return f"the folder must hold {TOKENIZER_FILES}"
+    return to_download(name, f"{TOKENIZER_FILES} and, where it is the model too, config.json and *.safetensors")
 
 
-def _give_padding(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+def _give_padding(tokenizer: PreTrainedTokenizerFast) -> str:
+    """Set a padding token and return, for people, which."""
     token = tokenizer.eos_token or tokenizer.unk_token
     if token is not None:
         tokenizer.pad_token = token
-        log.info("the tokenizer of %s has no padding token: its own %r is used", name, token)
-    else:
-        tokenizer.add_special_tokens({"pad_token": "[PAD]"})
-        log.info("the tokenizer of %s has no padding token, and none to use in its place: '[PAD]' is added", name)
+        return f"the tokenizer has no padding token: its own {token!r} is used"
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    return "the tokenizer has no padding token, and none to use in its place: '[PAD]' is added"
 
 
 def fit_vocabulary(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:

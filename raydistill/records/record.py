@@ -42,7 +42,7 @@ class Record:
         epochs: Epochs that were really trained.
         validation: Metrics on the validation targets, at the best epoch.
         test: The same on the test targets; None in search.
-        cost: ``parameters``, ``backbone_parameters`` (without the embedding tables), ``flops`` (one user,
+        cost: ``parameters``, ``backbone_parameters`` (without the embedding tables), ``flops`` (one user or prompt,
             full length, forward), ``training_seconds``, ``evaluation_seconds``, ``overhead_seconds``,
             ``evidence_seconds``, ``peak_memory_bytes`` and, in confirm, ``latency_ms`` as
             ``{"1": {"p50": .., "p95": ..}, "32": {..}}``; a value that was not measured is absent.

@@ -65,7 +65,7 @@ def model_card(sweep: Sweep, record: Record, signature: dict[str, Any]) -> str:
             "",
             "The test set was used once, after every choice had been made.",
             "",
-            *_rows(("cost", "value"), _cost(record)),
+            *_rows(("cost", "value"), _cost(record, task_of(sweep).request)),
             "",
             "## Protocol",
             "",
@@ -80,10 +80,14 @@ def model_card(sweep: Sweep, record: Record, signature: dict[str, Any]) -> str:
 
 
 def _origin(record: Record) -> str:
+    """Return what a student is made of; whether it was distilled is a matter of its loss, not of its arm's name."""
+    is_distilled = any(record.configuration.get(name) for name in ("alpha_dist", "alpha_hidden"))
     if record.layer_map is None:
-        return "trained from random weights"
+        start = "trained from random weights"
+        return f"{start}, distilled from the teacher `{record.teacher}`" if is_distilled else start
     layers = ", ".join(map(str, record.layer_map))
-    return f"built from layers {layers} of its teacher `{record.teacher}` and distilled from it"
+    start = f"built from layers {layers} of its teacher `{record.teacher}`"
+    return f"{start} and distilled from it" if is_distilled else f"{start} and trained without distillation"
 
 
 def _quality(record: Record) -> list[tuple[str, ...]]:
@@ -96,7 +100,7 @@ def _cell(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _cost(record: Record) -> list[tuple[str, ...]]:
+def _cost(record: Record, request: str) -> list[tuple[str, ...]]:
     cost = record.cost
     rows = [
         ("parameters", f"{cost['parameters']:,}"),
@@ -105,7 +109,7 @@ def _cost(record: Record) -> list[tuple[str, ...]]:
         ("evidence", f"{cost['evidence_seconds']:.1f} s"),
     ]
     if "flops" in cost:
-        rows.append(("FLOPs of one user", f"{cost['flops']:,}"))
+        rows.append((f"FLOPs of one {request}", f"{cost['flops']:,}"))
     for batch, latency in cost.get("latency_ms", {}).items():
         rows.append(
             (f"latency, batch {batch}", f"{latency['p50']:.2f} ms median, {latency['p95']:.2f} ms 95th percentile")

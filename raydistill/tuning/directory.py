@@ -109,18 +109,30 @@ def describe_run(run: RunDirectory, sweep: Sweep, data: Any) -> None:
     """Write what the run's numbers may be compared with: signature, items, statistics.
 
     Raises:
-        RunDirectoryError: The directory was made from other data.
+        RunDirectoryError: The directory was made from other data, or of a checkpoint that has changed since.
     """
-    earlier = run.signature()["data"]["hash"] if run.signature_file.is_file() else data.hash
-    if earlier != data.hash:
-        raise RunDirectoryError(
-            f"the data have changed since this run directory was made (hash {earlier[:16]} then, {data.hash[:16]} now)",
-            where=str(run.root),
-            mend="bring the old data files back, choose another place with --run-dir, or start anew with --fresh",
-        )
-    write_json(run.signature_file, signature(sweep, data))
+    content = signature(sweep, data)
+    if run.signature_file.is_file():
+        _refuse_changes(run, sweep, run.signature(), content)
+    write_json(run.signature_file, content)
     task_of(sweep).write_items(data, run.data / "items.parquet")
     write_json(run.data / "statistics.json", data.statistics)
+
+
+def _refuse_changes(run: RunDirectory, sweep: Sweep, earlier: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse data and checkpoints with other content: neither the sweep nor a teacher's identity tells them apart."""
+    changes = [("the data have", "data files", earlier["data"]["hash"], now["data"]["hash"])]
+    for key, name in task_of(sweep).checkpoints(sweep).items():
+        # Older run directories do not say it.
+        before = earlier["teacher"].get(key, now["teacher"][key])
+        changes.append((f"the checkpoint {name} has", "checkpoint", before, now["teacher"][key]))
+    for what, files, before, after in changes:
+        if before != after:
+            raise RunDirectoryError(
+                f"{what} changed since this run directory was made ({before[:16]} then, {after[:16]} now)",
+                where=str(run.root),
+                mend=f"bring the old {files} back, choose another place with --run-dir, or start anew with --fresh",
+            )
 
 
 def kept_records(run: RunDirectory) -> list[Record]:

@@ -127,26 +127,38 @@ class Plan:
         searched = [arm.name for arm in self.arms if arm.has_study]
         depths = " and ".join(f"{depth} of {self.n_teacher_layers}" for depth, _ in self.strata)
         yield f"plan of sweep {sweep.name}: {len(self.arms)} arms, students of {depths} layers"
-        rows = [
-            ("teach", f"{sweep.confirm.teachers} teacher(s), at most {sweep.teacher.epochs} epochs", cost.teacher_s),
-            (
-                "search",
-                f"{len(searched)} arms x {sweep.search.trials} trials x {sweep.training.epochs} epochs",
-                cost.search_s,
-            ),
-            ("confirm", f"{confirm} trials, {sweep.confirm.seeds} fresh seeds, tested once", cost.confirm_s),
-        ]
-        for phase, what, seconds in rows:
-            yield f"  {phase:<8} {what:<58} {max(seconds / 60, 0.1):7.1f} min"
-        yield (
-            f"  estimate {cost.minutes:.0f} minutes, {cost.memory_bytes / 2**30:.1f} GB of memory, "
-            f"{max(cost.disk_bytes / 2**20, 1):.0f} MB of disk (reckoned from operations; a guide, not a promise)"
+        phases = {
+            "teach": f"{sweep.confirm.teachers} teacher(s), at most {sweep.teacher.epochs} epochs",
+            "search": f"{len(searched)} arms x {sweep.search.trials} trials x {sweep.training.epochs} epochs",
+            "confirm": f"{confirm} trials, {sweep.confirm.seeds} fresh seeds, tested once",
+        }
+        if cost.speed is None:
+            amounts = [f"{flop:7.1e} FLOP" for flop in cost.phase_flop]
+        else:
+            amounts = [f"{max(seconds / 60, 0.1):7.1f} min" for seconds in cost.phase_s]
+        for (phase, what), amount in zip(phases.items(), amounts, strict=True):
+            yield f"  {phase:<8} {what:<58} {amount}"
+        yield f"  {'cache':<8} {'what the teachers answer, kept for all trials':<58} {_megabytes(cost.cache_bytes)}"
+        yield self._estimate()
+
+    def _estimate(self) -> str:
+        cost = self.cost
+        disk = f"{_megabytes(cost.disk_bytes).strip()} of disk"
+        if cost.speed is None:
+            return (
+                f"  estimate {sum(cost.phase_flop):.1e} FLOP (no minutes: the speed of the GPUs is not known here), "
+                f"{cost.trial_bytes / 2**30:.1f} GB of memory a trial before activations, {disk} "
+                "(a guide, not a promise)"
+            )
+        return (
+            f"  estimate {cost.minutes:.0f} minutes, {cost.memory_bytes / 2**30:.1f} GB of memory, {disk} "
+            "(reckoned from operations; a guide, not a promise)"
         )
 
     def _trials(self) -> Iterator[str]:
         """Yield a line for every trial; configurations that depend on results are said to."""
-        sweep = self.sweep
-        seconds = self.cost.trial_s
+        sweep, cost = self.sweep, self.cost
+        each = f"{cost.trial_flop:.1e} FLOP" if cost.speed is None else f"{cost.trial_s:5.1f} s"
         for arm in self.arms:
             if not arm.has_study:
                 continue
@@ -157,7 +169,7 @@ class Plan:
                     said = ", ".join(f"{key}={value:.3g}" for key, value in values.items())
                 else:
                     said = "suggested from the results before it"
-                yield f"  search  {arm.name:<18} #{number:<3} keep {ratio:g} ({depth} layers)  {seconds:5.1f} s  {said}"
+                yield f"  search  {arm.name:<18} #{number:<3} keep {ratio:g} ({depth} layers)  {each}  {said}"
         yield from self._confirm_trials()
 
     def _confirm_trials(self) -> Iterator[str]:
@@ -175,6 +187,10 @@ class Plan:
                     setting = f" setting {place + 1}" if settings > 1 else ""
                     drawn = f" draw {draw}" if arm.draws > 1 else ""
                     yield f"  confirm {arm.name:<18} keep {ratio:g} ({depth} layers) seed {seed}{setting}{drawn}{under}"
+
+
+def _megabytes(size: int) -> str:
+    return f"{max(size / 2**20, 0.1):7.1f} MB"
 
 
 def _check_trials(sweep: Sweep, layers: list[tuple[int, float]]) -> None:

@@ -311,6 +311,7 @@ class Builder:
                 "git": {"commit": "0" * 40, "dirty": False},
                 "hardware": {"cpu": "simulated", "cores": 2, "gpus": []},
                 "teacher": {"family": "gpt2", "layers": plan.layers, "hidden": 64},
+                "training": {"epochs": plan.epochs, "epoch_examples": 1024, "batch_size": 64},
             },
         )
 

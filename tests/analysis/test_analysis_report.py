@@ -73,6 +73,12 @@ def test_the_page_stands_alone_and_every_link_leads_somewhere(report):
             assert (report / "report" / link).is_file(), link
 
 
+def test_it_says_the_budget_that_students_were_trained_with(report):
+    text = (report / "report" / "index.html").read_text()
+    said = re.search("<dt>training</dt><dd>([^<]*)</dd>", text)[1]
+    assert {"batch size: 64", "epoch examples: 1024"} < set(said.split(", "))
+
+
 def test_it_opens_with_the_verdict_then_the_table_then_the_why(report):
     text = (report / "report" / "index.html").read_text()
     places = [text.index(mark) for mark in ('class="verdict', 'id="main-r0"', "data:image/png", 'id="method-r0"')]

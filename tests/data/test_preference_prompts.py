@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from preference_zoo import TEMPLATE, make_data, make_sequences, make_tokenizer
 
-from raydistill.data.preference import Prompt
+from raydistill.data.preference import Labels, Prompt
 from raydistill.data.preference.prompts import Candidate, ItemTexts, Rated, Template, Words
 from raydistill.data.preference.tokens import fitted, tokenizer_identity
 from raydistill.errors import DataError, ModelError
@@ -26,7 +26,8 @@ def item(title: str) -> Candidate:
 
 def test_history_stands_newest_last_with_genres_and_ratings():
     source = "{% for h in history %}{{ h.title }}|{{ h.genres }}|{{ h.rating }}\n{% endfor %}{{ candidate.genres[1] }}"
-    text = Template(source, rated=True).render([entry("old", 2.5), entry("new", None)], item("c"))
+    template = Template(source, rated=True, bare_items=False)
+    text = template.render([entry("old", 2.5), entry("new", None)], item("c"))
     assert text == "old|a, b|2.5\nnew|a, b|None\ny"
     assert Template("{{ candidate.genres | join('/') }}", rated=False).render([], item("c")) == "x/y"
 
@@ -74,6 +75,51 @@ def test_templates_that_cannot_be_meant(source, said, where):
         Template(source, rated=True)
     assert where in caught.value.where
     assert caught.value.mend
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("{{ candidate.title }} {{ candidate.genres[0] }}", "an empty list has no entry 0"),
+        ("{{ candidate.title }} {{ candidate.genres[5] }}", "a list of 2 has no entry 5"),
+        ("{{ candidate.title }}{% for h in history %}{{ h.genres[0] }}{% endfor %}", "an empty list has no entry 0"),
+        ("{{ candidate.title }}{% for h in history %}{{ h.rating + 1 }}{% endfor %}", "NoneType"),
+        ("{{ candidate.title }}{% for h in history %}{{ '%.1f' | format(h.rating) }}{% endfor %}", "not NoneType"),
+    ],
+)
+def test_a_template_is_tried_on_items_that_lack_something(source, said):
+    with pytest.raises(DataError) as caught:
+        Template(source, rated=True)
+    assert said in caught.value.what
+    assert "'a title with" in caught.value.what
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ candidate.title }} {{ candidate.genres[0] }}",
+        "{{ candidate.title }}{% for h in history %}{{ h.rating + 1 }}{% endfor %}",
+    ],
+)
+def test_a_template_may_take_for_granted_what_all_items_have(tmp_path, source):
+    data = make_data(tmp_path / "whole", prompt=Prompt(source, 60))
+    assert data.lengths.size
+    sequences = make_sequences()
+    genres, ratings = list(sequences.attributes), sequences.ratings.copy()
+    genres[7], ratings[5] = [""], np.nan
+    with pytest.raises(DataError, match=r"names something|fails for"):
+        make_data(
+            tmp_path / "lacking",
+            make_sequences(attributes=genres, ratings=ratings),
+            labels=Labels(kind="click"),
+            prompt=Prompt(source, 60),
+        )
+
+
+def test_the_candidate_of_a_prompt_that_fails_is_named():
+    template = Template("{{ candidate.genres[1] }}", rated=False, bare_items=False)
+    with pytest.raises(DataError, match=r"a list of 1 has no entry 1 .*history of 0 and the candidate 'Alien'"):
+        template.render([], Candidate("Alien", Words(("war",))))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 
 import pytest
 import torch
@@ -22,7 +21,7 @@ from raydistill.models import (
     model_hash,
     skip_layers,
 )
-from raydistill.models.tokenizer import answer_tokens
+from raydistill.models.tokenizer import answer_tokens, padding_note
 
 VOCABULARY = len(SPECIAL + WORDS)
 PRETRAINED = {
@@ -156,22 +155,21 @@ def test_answers_that_one_token_cannot_tell_apart(words):
 @pytest.mark.parametrize(
     ("special", "token", "message"),
     [
-        ({"eos_token": "[EOS]", "unk_token": "[UNK]"}, "[EOS]", r"its own '\[EOS\]' is used"),
-        ({"unk_token": "[UNK]"}, "[UNK]", r"its own '\[UNK\]' is used"),
+        ({"eos_token": "[EOS]", "unk_token": "[UNK]"}, "[EOS]", "its own '[EOS]' is used"),
+        ({"unk_token": "[UNK]"}, "[UNK]", "its own '[UNK]' is used"),
         ({"cls_token": "[CLS]"}, "[PAD]", "'[PAD]' is added"),
     ],
 )
-def test_padding_is_set_and_said(special, token, message, tmp_path, caplog):
+def test_padding_is_set_and_said(special, token, message, tmp_path):
     tokenizer = word_tokenizer(**special)
     if "is added" in message:
         vocabulary = {word: i for i, word in enumerate(["start", *SPECIAL[1:], *WORDS])}
         tokenizer = _without_padding(tokenizer, vocabulary, tmp_path)
     else:
         tokenizer.save_pretrained(tmp_path)
-    with caplog.at_level(logging.INFO, logger="raydistill"):
-        loaded = load_tokenizer(tmp_path)
+    loaded = load_tokenizer(tmp_path)
     assert loaded.pad_token == token
-    assert message.replace("\\", "") in caplog.text
+    assert message in padding_note(loaded)
     assert loaded("a good film")["input_ids"] == tokenizer("a good film")["input_ids"]
     build("GPT2LMHeadModel", vocab_size=VOCABULARY).save_pretrained(tmp_path)
     model = from_folder(tmp_path)
@@ -180,6 +178,11 @@ def test_padding_is_set_and_said(special, token, message, tmp_path, caplog):
     alone = {name: tensor[1:, : int(inputs["attention_mask"][1].sum())] for name, tensor in inputs.items()}
     torch.testing.assert_close(scores(model, inputs)[1:], scores(model, alone), rtol=1e-4, atol=1e-5)
     assert model.backbone.get_input_embeddings().num_embeddings == VOCABULARY + ("is added" in message)
+
+
+def test_of_a_padding_token_of_its_own_nothing_is_said(tmp_path):
+    word_tokenizer().save_pretrained(tmp_path)
+    assert padding_note(load_tokenizer(tmp_path)) is None
 
 
 def _without_padding(tokenizer, vocabulary, folder):
@@ -229,9 +232,9 @@ def test_unreachable_hub_says_what_to_download(monkeypatch):
     monkeypatch.setattr(hf.AutoTokenizer, "from_pretrained", unreachable)
     with pytest.raises(ModelError, match="couldn't connect") as caught:
         load_tokenizer("some/model")
-    assert "https://huggingface.co/some/model" in str(caught.value)
-    assert "tokenizer.json" in str(caught.value)
+    needed = ("tokenizer.json", "tokenizer_config.json", "config.json", "*.safetensors", "huggingface.co/some/model")
+    assert all(text in caught.value.mend for text in needed)
     monkeypatch.setattr(hf.AutoConfig, "from_pretrained", unreachable)
     with pytest.raises(ModelError, match="couldn't connect") as caught:
         from_folder("some/model")
-    assert "https://huggingface.co/some/model" in str(caught.value)
+    assert all(text in caught.value.mend for text in needed)

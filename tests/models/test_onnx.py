@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from text_zoo import MAX_TOKENS, prompts, scores, tiny
 
 from raydistill.errors import ModelError, UserError
-from raydistill.models import build_recommender, model_hash
+from raydistill.models import build_recommender, model_hash, onnx
 from raydistill.models.lora import with_lora
 from raydistill.models.onnx import ItemScores, export_onnx
 
@@ -26,14 +27,30 @@ def run(path, **inputs) -> np.ndarray:
     return session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})[0]
 
 
+def spy_on_comparisons(monkeypatch) -> dict[str, list[torch.Tensor]]:
+    """Return the inputs for which the file is going to be compared with the model, by name."""
+    compared, compare = defaultdict(list), onnx._difference
+
+    def difference(module, path, inputs):
+        for name, tensor in inputs.items():
+            compared[name].append(tensor)
+        return compare(module, path, inputs)
+
+    monkeypatch.setattr(onnx, "_difference", difference)
+    return compared
+
+
 @pytest.mark.parametrize(
     ("family", "pooling"), [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
 )
-def test_classifier(family, pooling, tmp_path):
+def test_classifier(family, pooling, tmp_path, monkeypatch):
     model = tiny(family, pooling, layers=2).train()
     before = model_hash(model)
     path = tmp_path / "model.onnx"
+    compared = spy_on_comparisons(monkeypatch)
     assert export_onnx(model, path) < 1e-5
+    assert compared["attention_mask"][-1].shape == (2, MAX_TOKENS)
+    assert 0 < int(compared["attention_mask"][-1][1].sum()) < MAX_TOKENS
     assert (model_hash(model), model.training) == (before, True)
     model.eval()
     np.testing.assert_allclose(run(path, **prompts()), scores(model), atol=1e-4)
@@ -50,10 +67,13 @@ def recommender(family: str):
 
 
 @pytest.mark.parametrize("family", ["gpt2", pytest.param("bert", marks=pytest.mark.slow)])
-def test_recommender(family, tmp_path):
+def test_recommender(family, tmp_path, monkeypatch):
     model = recommender(family)
     path = tmp_path / "model.onnx"
+    compared = spy_on_comparisons(monkeypatch)
     assert export_onnx(model, path) < 1e-5
+    # The mask item of a bidirectional model takes a position of its own.
+    assert compared["input_ids"][-1].shape == (2, 8 if model.causal else 7)
     items = torch.randint(1, 31, (4, 7), generator=torch.Generator().manual_seed(0))
     for row, length in ((1, 3), (2, 1)):
         items[row, length:] = 0

@@ -13,11 +13,13 @@ from text_job_zoo import prepared_text, text_resources
 
 from raydistill.data.batches import evaluation_batches, evaluation_users
 from raydistill.data.preference.prompts import Template
-from raydistill.records import RECORD
+from raydistill.records import RECORD, Record
 from raydistill.training.card import CARD, model_card, write_student
 from raydistill.training.trial import Trial
 from raydistill.tuning.directory import describe_run
 from raydistill.tuning.signature import signature
+
+COST = {"parameters": 9, "backbone_parameters": 5, "training_seconds": 1.0, "evidence_seconds": 0.0, "flops": 7}
 
 
 def student_in(folder, resources, teacher):
@@ -88,6 +90,40 @@ def test_the_code_of_a_card_never_cuts_a_prompt(tmp_path):
     with torch.no_grad():
         logits = trial.model.eval().logits(trial.model.hidden(batch.input_ids, batch.attention_mask))
     assert torch.allclose(found, logits.softmax(-1), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"alpha_dist": 0.7}, "built from layers 0, 1 of its teacher `t` and distilled from it."),
+        ({"alpha_hidden": 0.5}, "built from layers 0, 1 of its teacher `t` and distilled from it."),
+        ({"alpha_dist": 0.0, "alpha_hidden": 0.0}, "built from layers 0, 1 of its teacher `t` and trained without"),
+        ({"alpha_dist": None, "alpha_hidden": None}, "of its teacher `t` and trained without distillation."),
+        ({"layer_map": None, "alpha_dist": 0.7}, "trained from random weights, distilled from the teacher `t`."),
+        ({"layer_map": None, "alpha_dist": None}, "trained from random weights."),
+    ],
+)
+def test_a_card_says_distilled_of_what_was_distilled_alone(tmp_path, change, said):
+    resources = resources_in(tmp_path)
+    record = Record(
+        id="a", name="n", sweep="s", phase="confirm", arm="any", kind="control", number=0, status="success", seed=0,
+        teacher="t", n_teacher_layers=4, n_student_layers=2, test={}, cost=COST,
+        layer_map=change.get("layer_map", (0, 1)),
+        configuration={name: change.get(name) for name in ("alpha_dist", "alpha_hidden")},
+    )  # fmt: skip
+    card = model_card(resources.sweep, record, signature(resources.sweep, resources.data))
+    assert said in card
+    assert "FLOPs of one user" in card
+
+
+def test_what_a_card_counts_the_operations_of_is_a_prompt_where_models_read_prompts(tmp_path):
+    resources = text_resources(tmp_path)
+    record = Record(
+        id="a", name="n", sweep="s", phase="confirm", arm="tail", kind="selector", number=0, status="success", seed=0,
+        n_teacher_layers=4, n_student_layers=2, test={}, cost=COST,
+    )  # fmt: skip
+    card = model_card(resources.sweep, record, signature(resources.sweep, resources.data))
+    assert "FLOPs of one prompt" in card
 
 
 def test_metrics_of_one_part_alone_are_in_the_card(tmp_path):

@@ -103,6 +103,21 @@ def _differing(model, path):
     raise ModelError("the outputs differ")
 
 
+def test_a_search_trial_leads_to_the_confirm_trials_of_its_arm(resources, teacher, student, tmp_path):
+    searched = trained(resources, spec_of(resources, teacher, "tail", phase="search", temperature=2.0)).folder
+    elsewhere = trained(resources, spec_of(resources, teacher, "tail", keep_ratio=0.25, temperature=2.0)).folder
+    with pytest.raises(RunDirectoryError, match="only confirm trials") as caught:
+        steps.export(searched, tmp_path / "out")
+    assert f"{student} (seed 1)" in caught.value.mend
+    assert str(elsewhere) not in caught.value.mend
+    assert "keep_models" not in caught.value.mend
+    assert steps.export(student, tmp_path / "out") == 0
+    alone = trained(resources, spec_of(resources, teacher, "fisher", phase="search", temperature=2.0)).folder
+    with pytest.raises(RunDirectoryError, match="only confirm trials") as caught:
+        steps.export(alone, tmp_path / "other")
+    assert "no trial of fisher is confirmed at keep-ratio 0.5" in caught.value.mend
+
+
 def test_trials_without_weights_of_their_own_say_where_they_are(resources, teacher, tmp_path):
     for start, hint in (("teacher", str(resources.run.teacher(teacher.id))), ("popularity", "no weights")):
         trial = trained(resources, whole_model(resources, teacher, start))

@@ -11,10 +11,10 @@ import torch
 from job_zoo import spec_of, whole_model
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 from text_job_zoo import METRIC, prepared_text, text_resources
-from transformers import Qwen2Config
+from transformers import GPT2Config, Qwen2Config
 
 from raydistill.config import cache_identity, params
-from raydistill.errors import ConfigError, CorruptArtifactError, DataError, TrialDivergedError
+from raydistill.errors import ConfigError, CorruptArtifactError, DataError, ModelError, TrialDivergedError
 from raydistill.losses import LossWeights
 from raydistill.models.tokenizer import load_tokenizer
 from raydistill.records import read_record, read_scores
@@ -339,6 +339,50 @@ def test_adapters_on_a_teacher_of_random_weights_are_refused(resources):
     assert students.data.hash == resources.data.hash
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("prompt.max_tokens=1024",), "covers 512 positions, fewer than the 1024 tokens"),
+        (("classifier.pooling=first",), "'first' does not fit a model of the family gpt2"),
+        (("teacher={family: bert, layers: 4, hidden: 16, heads: 2, epochs: 1}", "classifier.pooling=last"), "bert"),
+    ],
+)
+def test_what_the_teacher_cannot_read_is_refused_before_anything_is_tokenized(tmp_path, monkeypatch, overrides, said):
+    GPT2Config(n_positions=512, n_layer=4, n_embd=16, n_head=2).save_pretrained(tmp_path / "checkpoint")
+    asked = text_resources(tmp_path, f"teacher={{pretrained: {tmp_path / 'checkpoint'}, epochs: 1}}", *overrides)
+    monkeypatch.setattr(preference, "load_tokenizer", None)
+    with pytest.raises(ModelError, match=said) as caught:
+        Job(asked.sweep, asked.run, asked.cache).describe(every_trial=True)
+    assert caught.value.mend
+
+
+def test_a_padding_token_that_the_tokenizer_was_given_is_said_with_the_data(tmp_path):
+    plain = text_resources(tmp_path)
+    assert "pad token" not in "\n".join(plain.task.describe(plain.data))
+    path = tmp_path / "tokenizer" / "tokenizer_config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in content.items() if name != "pad_token"}))
+    given = text_resources(tmp_path)
+    said = "\n".join(given.task.describe(given.data))
+    assert "pad token   the tokenizer has no padding token: its own '[UNK]' is used" in said
+    again = text_resources(tmp_path)  # prepared already
+    assert "\n".join(again.task.describe(again.data)) == said
+
+
+def test_a_trial_by_adapters_is_reckoned_with_the_optimizer_state_of_adapters_alone(resources):
+    folder = resources.run.root.parent
+    sizes = []
+    for controls in ("[teacher]", "[teacher, scratch]"):
+        for students in ("full", "lora"):
+            asked = text_resources(folder, f"controls={controls}", f"tuning.students={students}", run="sizes")
+            sizes.append(Plan.of(asked.sweep, asked.data).cost.trial_bytes)
+    full, lora, with_scratch, lora_with_scratch = sizes
+    student = len(load_tokenizer(str(folder / "tokenizer"))) * 16 + 2 * 12 * 16**2
+    assert full - lora == 12 * (student - 2 * 18 * 16 * 8)
+    # That control starts from random weights, all of which are trained.
+    assert lora_with_scratch == with_scratch == full
+
+
 @pytest.mark.parametrize("name", ["llm_text", "movielens_text", "movielens_text_full"])
 def test_a_shipped_text_sweep_is_checked_by_a_dry_run_without_any_weights(tmp_path, name):
     resources = text_resources(tmp_path)  # writes events, titles and the tokenizer
@@ -355,7 +399,7 @@ def test_a_shipped_text_sweep_is_checked_by_a_dry_run_without_any_weights(tmp_pa
     overrides = [
         f"data={json.dumps(data | {'min_interactions': 1, 'max_length': 3})}",
         f"teacher.pretrained={checkpoint}",
-        f"classifier={{tokenizer: {tmp_path / 'tokenizer'}, pooling: last}}",
+        f"classifier.tokenizer={tmp_path / 'tokenizer'}",
         *("examples={}", "candidates.negatives=2", "search.space.keep_ratio.choice=[0.25, 0.5]"),
         f"execution.storage={tmp_path / 'storage'}",
     ]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import GPT2Config
 from tuning_zoo import dealer_of, invented_record, play, small_sweep
 
 from raydistill.errors import RunDirectoryError
@@ -211,3 +212,37 @@ def test_the_description_is_written_and_refuses_data_that_have_changed(run, swee
     with pytest.raises(RunDirectoryError, match="the data have changed"):
         describe_run(run, sweep, other)
     assert run.signature() == signature
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("teacher={{pretrained: {folder}, epochs: 2}}", "checkpoint"),
+        ("item_text={{encoder: {folder}}}", "item_text_checkpoint"),
+    ],
+)
+def test_a_checkpoint_that_has_changed_under_its_name_is_refused(run, tmp_path, override, key):
+    folder = tmp_path / "ckpt"
+    GPT2Config(n_layer=8, n_embd=8, n_head=2).save_pretrained(folder)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    sweep = small_sweep(tmp_path, override.format(folder=folder))
+    data = NEXT_ITEM.prepared_data(sweep, tmp_path / "cache")
+    opened(run, sweep)
+    describe_run(run, sweep, data)
+    before = run.signature()
+    assert before["teacher"][key]
+    describe_run(run, sweep, data)  # the same content is no change
+    (folder / "model.safetensors").write_bytes(b"others!")
+    with pytest.raises(RunDirectoryError, match="has changed since") as caught:
+        describe_run(run, sweep, data)
+    assert str(folder) in caught.value.what
+    assert "--run-dir" in caught.value.mend
+    assert "--fresh" in caught.value.mend
+    assert run.signature() == before
+    # A run directory of before says nothing of its checkpoints: it goes on, and says so from now on.
+    older = {**before, "teacher": {name: value for name, value in before["teacher"].items() if name != key}}
+    run.signature_file.write_text(json.dumps(older))
+    describe_run(run, sweep, data)
+    assert run.signature()["teacher"][key] not in (None, before["teacher"][key])
+    opened(run, sweep, fresh=True)
+    describe_run(run, sweep, data)

@@ -30,6 +30,7 @@ def plan_of(tmp_path, cache):
         sweep = small_sweep(tmp_path, *overrides)
         return Plan.of(sweep, NEXT_ITEM.prepared_data(sweep, cache))
 
+    make.cache = cache
     return make
 
 
@@ -98,24 +99,58 @@ def test_the_content_names_arms_budgets_and_every_confirm_job(plan_of):
         ("search.trials=12", ("search_s",)),
         ("training.epochs=18", ("search_s", "confirm_s", "trial_s")),
         ("confirm.seeds=4", ("confirm_s", "disk_bytes")),
-        ("confirm.teachers=2", ("teacher_s", "confirm_s")),
+        ("confirm.teachers=2", ("teacher_s", "confirm_s", "cache_bytes", "disk_bytes")),
         ("teacher.epochs=20", ("teacher_s",)),
         ("search.space.keep_ratio={choice: [0.5, 1.0]}", ("trial_s",)),
     ],
 )
 def test_more_work_is_estimated_to_cost_more(plan_of, override, grows):
-    small, large = plan_of("execution.concurrency=2").cost, plan_of("execution.concurrency=2", override).cost
-    for name in ("teacher_s", "search_s", "confirm_s", "trial_s", "memory_bytes", "disk_bytes"):
-        assert getattr(large, name) >= getattr(small, name)
+    small, large = (costs(plan_of("execution.concurrency=2", *more).cost) for more in ((), (override,)))
+    assert all(large[name] >= small[name] for name in small)
     for name in grows:
-        assert getattr(large, name) > getattr(small, name)
-    assert large.minutes >= small.minutes
+        assert large[name] > small[name]
+
+
+def costs(cost) -> dict[str, float]:
+    phases = dict(zip(("teacher_s", "search_s", "confirm_s"), cost.phase_s, strict=True))
+    names = ("trial_s", "minutes", "memory_bytes", "cache_bytes", "disk_bytes")
+    return phases | {name: getattr(cost, name) for name in names}
 
 
 def test_more_at_once_takes_less_time_and_more_memory(plan_of):
-    one, four = (plan_of(f"execution.concurrency={n}").cost for n in (1, 4))
-    assert four.search_s == pytest.approx(one.search_s / 4)
-    assert four.memory_bytes > one.memory_bytes
+    one, four = (costs(plan_of(f"execution.concurrency={n}").cost) for n in (1, 4))
+    assert four["search_s"] == pytest.approx(one["search_s"] / 4)
+    assert four["memory_bytes"] > one["memory_bytes"]
+
+
+def test_workers_share_a_trial_and_take_the_place_of_other_trials(plan_of, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    one, two = (plan_of(f"execution.workers={n}").cost for n in (1, 2))
+    assert (one.concurrency, two.concurrency) == (8, 4)
+    assert two.trial_flop == one.trial_flop
+    assert two.speed == 2 * one.speed
+
+
+@pytest.mark.parametrize("override", ["execution.gpus_per_worker=1", "execution.gpus_per_trial=0.25"])
+def test_where_gpus_are_asked_for_operations_are_said_and_no_minutes(plan_of, override):
+    on_processors, on_gpus = plan_of(), plan_of(override)
+    text = on_gpus.text(every_trial=True)
+    assert "the speed of the GPUs is not known here" in text
+    assert not re.search(r"[0-9] (min|s)\b", text)
+    assert len(re.findall(r"[0-9] (min|s)\b", on_processors.text(every_trial=True))) > 3
+    search = next(line for line in text.splitlines() if line.startswith("  search "))
+    assert search.endswith(f"{on_gpus.cost.phase_flop[1]:.1e} FLOP")
+    assert on_gpus.cost.phase_flop == on_processors.cost.phase_flop
+    assert f"{on_gpus.cost.trial_bytes / 2**30:.1f} GB of memory a trial" in text
+
+
+@pytest.mark.parametrize("overrides", [(), ("execution.gpus_per_trial=1",)])
+def test_the_size_of_the_cache_is_said_by_itself(plan_of, overrides):
+    plan = plan_of(*overrides, "data.n_users=2000", "confirm.teachers=2")
+    (line,) = [line for line in plan.text().splitlines() if line.startswith("  cache ")]
+    targets = NEXT_ITEM.workload(plan.sweep, NEXT_ITEM.prepared_data(plan.sweep, plan_of.cache)).targets
+    assert plan.cost.cache_bytes == 2 * 2 * 8 * targets  # two teachers, two bytes, eight dimensions
+    assert line.endswith(f"{plan.cost.cache_bytes / 2**20:.1f} MB")
 
 
 def test_a_teacher_of_one_layer_is_refused_before_it_is_trained(plan_of):

@@ -33,6 +33,11 @@ def test_it_names_data_protocol_teacher_and_versions(tmp_path):
         "min_interactions": 1,
     }
     assert content["teacher"]["layers"] == 8
+    budget = {"epochs": 9, "batch_size": 32, "lr": 1e-3}
+    assert {name: content["training"][name] for name in budget} == budget
+    assert "epoch_examples" not in content["training"]  # all of them
+    cut = signature(small_sweep(tmp_path, "training.epoch_examples=64"), data)
+    assert cut["training"]["epoch_examples"] == 64
     assert content["versions"]["torch"] == importlib.metadata.version("torch")
     assert content["versions"]["python"] == platform.python_version()
     line = protocol_signature(content)

@@ -41,6 +41,7 @@ def prepare_preference(
     max_history: int,
     folder: Path,
     identity: str = "",
+    padding_note: str | None = None,
 ) -> PreferenceData:
     """Return labelled prompts, tokenized, saved in ``folder`` and memory-mapped from there.
 
@@ -57,6 +58,7 @@ def prepare_preference(
         max_history: Most history entries in a prompt.
         folder: Where the result is written.
         identity: What else the content depends on, as far as the caller knows.
+        padding_note: What people are to be told of the tokenizer's padding token; goes into the statistics.
 
     Raises:
         DataError: The data do not allow such labels, lists or prompts, or the folder cannot be written.
@@ -105,10 +107,11 @@ def prepare_preference(
             "class_values": labels.class_values.tolist(),
             "pad_id": int(tokenizer.pad_token_id),
         }
+        counts = preference_statistics(sequences, columns, labels, candidates, prompt, max_history, possible)
         content = {
             **about,
             "hash": digest(columns, tokens, about),
-            "statistics": preference_statistics(sequences, columns, labels, candidates, prompt, max_history, possible),
+            "statistics": counts | {"padding_note": padding_note},
             "provenance": {"sequences": {**sequences.provenance, "hash": sequences.hash}, **rules},
         }
         (partial / "tokens.raw").unlink()

@@ -80,6 +80,9 @@ class _Missing(jinja2.StrictUndefined):
             return self._undefined_hint
         if self._undefined_obj is jinja2.utils.missing:
             return f"nothing is called {self._undefined_name!r}"
+        if isinstance(self._undefined_name, int) and isinstance(self._undefined_obj, (list, tuple)):
+            found = f"a list of {len(self._undefined_obj)}" if self._undefined_obj else "an empty list"
+            return f"{found} has no entry {self._undefined_name}"
         if isinstance(self._undefined_obj, list):
             return f"a list has no {self._undefined_name!r}"
         return f"an item has no field {self._undefined_name!r}"
@@ -95,17 +98,19 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
 
 class Template:
-    """A prompt's template, compiled and tried out.
+    """A prompt's template, compiled and tried out on every kind of item that there is.
 
     Args:
         source: Jinja2 text.
         rated: Whether the entries of a history have a ``rating``.
+        unrated_entries: Whether that of some is None.
+        bare_items: Whether some items have no genres.
 
     Raises:
         DataError: The template is not valid, names what is not there, or does not use ``candidate``.
     """
 
-    def __init__(self, source: str, *, rated: bool) -> None:
+    def __init__(self, source: str, *, rated: bool, unrated_entries: bool = True, bare_items: bool = True) -> None:
         self.rated = rated
         self._fields = FIELDS.format(rating=", rating" if rated else "; the source has no ratings")
         environment = _Sandbox(undefined=_Missing, autoescape=False)
@@ -126,10 +131,17 @@ class Template:
                 where=WHERE,
                 mend="put {{ candidate.title }} into it",
             )
-        item = Candidate("A title", Words(("a genre", "another")))
-        entry = Rated(item.title, item.genres, 4.0) if rated else item
-        for length in (0, 1, 3):
-            self.render([entry] * length, item)
+        items = [Candidate("a title with genres", Words(("a genre", "another")))]
+        items += [Candidate("a title without genres", Words())] if bare_items else []
+        entries: list[Candidate | Rated] = items
+        if rated:
+            ratings = (4.0, None) if unrated_entries else (4.0,)
+            entries = [Rated(item.title, item.genres, rating) for item in items for rating in ratings]
+        for item in items:
+            self.render([], item)
+            for entry in entries:
+                self.render([entry], item)
+            self.render(entries * 3, item)
 
     def render(self, history: Sequence[Candidate | Rated], candidate: Candidate) -> str:
         """Return the text of one prompt.
@@ -140,13 +152,14 @@ class Template:
         try:
             return self._template.render(history=history, candidate=candidate)
         except jinja2.UndefinedError as error:
-            raise self._missing(error.message, error) from None
+            what = f"{error.message} (for a history of {len(history)} and the candidate {candidate.title!r})"
+            raise self._missing(what, error) from None
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             raise DataError(
                 f"the prompt's template fails for a history of {len(history)} and the candidate {candidate.title!r}: "
                 f"{error}",
                 where=_place(error),
-                mend="correct the template",
+                mend="correct the template; a rating may be None, and a list empty",
             ) from None
 
     def _missing(self, what: str, error: Exception | None) -> DataError:

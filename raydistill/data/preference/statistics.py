@@ -139,6 +139,9 @@ def render_preference_statistics(data: PreferenceData) -> list[str]:
         f"padding     {padding['split_by_length']:.1%} of the positions in random batches of {BATCH} split by length, "
         f"{padding['random_batches']:.1%} unsplit, {padding['to_longest']:.1%} padded to the longest"
     )
+    # Data that were prepared before do not have it.
+    if counts.get("padding_note"):
+        lines.append(f"pad token   {counts['padding_note']}")
     if counts["untitled_items"]:
         lines.append(
             f"untitled    {counts['untitled_items']:,} items have no title and are called (untitled item ID), in "

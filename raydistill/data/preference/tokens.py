@@ -37,7 +37,12 @@ def tokenized(
         DataError: The template is not valid, no item has a title, or a candidate does not fit.
     """
     texts = ItemTexts(sequences.titles, sequences.attributes, sequences.item_ids, special_tokens(tokenizer))
-    template = Template(prompt.template, rated=bool(np.isfinite(sequences.ratings).any()))
+    template = Template(
+        prompt.template,
+        rated=bool(np.isfinite(sequences.ratings).any()),
+        unrated_entries=bool(np.isnan(sequences.ratings).any()),
+        bare_items=any(not any(genres) for genres in sequences.attributes[1:]),
+    )
     for start in range(0, rows.item.size, CHUNK):
         chunk = rows.take(slice(start, start + CHUNK))
         render = _renderer(sequences, chunk, texts, template, max_history)

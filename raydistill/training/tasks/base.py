@@ -37,7 +37,8 @@ class Workload:
         positions: Positions that an epoch of training puts through the blocks.
         targets: Targets of an epoch.
         scored: Positions that one evaluation puts through the blocks.
-        parameters: Of the teacher.
+        table, block: Parameters outside of the teacher's blocks, and of one block.
+        teacher_adapters, student_adapters: Parameters of the adapters of a block, where they alone are trained.
         cache_bytes: What the outputs of one teacher take.
         rows: Rows that a confirmed trial stores.
     """
@@ -49,9 +50,12 @@ class Workload:
     positions: int
     targets: int
     scored: int
-    parameters: int
+    table: int
+    block: int
     cache_bytes: int
     rows: int
+    teacher_adapters: int | None = None
+    student_adapters: int | None = None
 
 
 class Task(ABC):
@@ -64,6 +68,7 @@ class Task(ABC):
         claims: Those that are means over users, which is what claims are made of.
         reported: Those that every record has, where they are defined.
         scores: Name of the file in a confirmed trial's folder that all its test metrics follow from.
+        request: What one pass of a model answers for.
     """
 
     name: ClassVar[str]
@@ -72,6 +77,12 @@ class Task(ABC):
     claims: ClassVar[tuple[str, ...]]
     reported: ClassVar[tuple[str, ...]]
     scores: ClassVar[str]
+    request: ClassVar[str] = "user"
+
+    def checkpoints(self, sweep: Sweep) -> dict[str, str]:
+        """Return the checkpoints that a teacher starts from, by what the signature calls their content."""
+        pretrained = sweep.teacher.pretrained
+        return {} if pretrained is None else {"checkpoint": pretrained}
 
     @abstractmethod
     def prepared_data(self, sweep: Sweep, cache: Path) -> Any:

@@ -64,6 +64,10 @@ class NextItem(Task):
     reported = REPORTED
     scores = RANKS
 
+    def checkpoints(self, sweep: Sweep) -> dict[str, str]:
+        text: ItemText | None = sweep.sections.item_text
+        return super().checkpoints(sweep) | ({} if text is None else {"item_text_checkpoint": text.encoder})
+
     def prepared_data(self, sweep: Sweep, cache: Path) -> SequenceData:
         return prepared_sequences(sweep, cache)
 
@@ -92,7 +96,6 @@ class NextItem(Task):
     def workload(self, sweep: Sweep, data: SequenceData) -> Workload:
         shape = teacher_shape(sweep)
         examples = self.dataset(sweep, data, causal=shape.causal, teacher_seed=sweep.teacher.seed).examples
-        parameters = data.n_items * shape.hidden + shape.n_layers * 12 * shape.hidden**2
         evaluated = np.minimum(np.diff(data.offsets), sweep.data.max_length).sum()
         return Workload(
             n_layers=shape.n_layers,
@@ -102,7 +105,8 @@ class NextItem(Task):
             positions=int(examples.lengths.sum()),
             targets=examples.n_slots // examples.n_patterns,
             scored=int(evaluated),
-            parameters=parameters,
+            table=data.n_items * shape.hidden,
+            block=12 * shape.hidden**2,
             cache_bytes=2 * examples.n_slots * shape.hidden,
             rows=data.n_users,
         )

@@ -28,7 +28,7 @@ from raydistill.data.storage import locked
 from raydistill.errors import ConfigError
 from raydistill.models import lora, onnx
 from raydistill.models.classifier import TextClassifier, build_classifier, classifier_from_pretrained
-from raydistill.models.tokenizer import load_tokenizer
+from raydistill.models.tokenizer import load_tokenizer, padding_note
 from raydistill.records import REPORTED_SCORES, SCORES, content_hash, score_metrics, write_scores
 from raydistill.training.calibration import CalibrationBatch
 from raydistill.training.class_cache import ClassCache, build_class_cache
@@ -36,7 +36,7 @@ from raydistill.training.context import RunContext
 from raydistill.training.scoring import score_lists, score_lists_by_popularity
 from raydistill.training.tasks.base import Columns, Task, Workload
 from raydistill.training.tasks.next_item import prepared_sequences, without_weights
-from raydistill.training.tasks.refusals import check_metrics, check_tuning
+from raydistill.training.tasks.refusals import check_classifier, check_metrics, check_tuning
 from raydistill.training.tasks.shape import teacher_shape
 from raydistill.training.text_dataset import TextDataset
 
@@ -120,10 +120,12 @@ class Preference(Task):
     metrics = ("auc", "pr_auc", "accuracy", "log_loss", "calibration_error", *claims)
     reported = REPORTED_SCORES
     scores = SCORES
+    request = "prompt"
 
     def prepared_data(self, sweep: Sweep, cache: Path) -> PreferenceData:
         own: Sections = sweep.sections
         check_tuning(sweep)
+        check_classifier(sweep)
         sequences = prepared_sequences(sweep, cache)
         tokenizer = load_tokenizer(_tokenizer_name(sweep))
         plain = plain_sweep(sweep)
@@ -146,6 +148,7 @@ class Preference(Task):
                 max_history=sweep.data.max_length,
                 folder=folder,
                 identity=identity,
+                padding_note=padding_note(tokenizer),
             )
         check_metrics(sweep, data)
         return data
@@ -183,7 +186,9 @@ class Preference(Task):
         shape = teacher_shape(sweep)
         train = data.rows("train")
         width = 4 * data.n_classes + (2 * shape.hidden if wants_hidden(sweep) else 0)
-        table = len(load_tokenizer(_tokenizer_name(sweep))) * shape.hidden
+        tuning: Tuning = sweep.sections.tuning
+        # Two thin maps beside each of a block's: four of hidden x hidden, two of hidden x 4 hidden.
+        adapters = 18 * shape.hidden * tuning.rank
         return Workload(
             n_layers=shape.n_layers,
             hidden=shape.hidden,
@@ -192,7 +197,10 @@ class Preference(Task):
             positions=int(data.lengths[train].sum()),
             targets=len(train),
             scored=int(data.lengths[data.rows("validation")].sum()),
-            parameters=table + shape.n_layers * 12 * shape.hidden**2,
+            table=len(load_tokenizer(_tokenizer_name(sweep))) * shape.hidden,
+            block=12 * shape.hidden**2,
+            teacher_adapters=adapters if tuning.teacher == "lora" else None,
+            student_adapters=adapters if tuning.students == "lora" else None,
             cache_bytes=width * len(train),
             rows=len(data.rows("test")),
         )

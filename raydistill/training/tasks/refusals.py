@@ -7,6 +7,9 @@ import math
 from raydistill.config import COSTS, Sweep
 from raydistill.data.preference import PreferenceData
 from raydistill.errors import ConfigError, DataError
+from raydistill.models.classifier import checked_checkpoint
+from raydistill.models.families import FAMILIES
+from raydistill.models.pooling import checked_pooling
 from raydistill.records import REPORTED_SCORES, score_metrics
 from raydistill.records.scores import is_mean_over_users
 from raydistill.training.scoring import score_lists_by_popularity
@@ -24,6 +27,19 @@ def check_tuning(sweep: Sweep) -> None:
             where="tuning.teacher",
             mend="set tuning.teacher to full, or name a checkpoint in teacher.pretrained",
         )
+
+
+def check_classifier(sweep: Sweep) -> None:
+    """Refuse prompts longer than the teacher can read, and a pooling that does not fit it, by its configuration alone.
+
+    Raises:
+        ModelError: One of them, or the checkpoint's configuration cannot be read.
+    """
+    pooling, pretrained = sweep.sections.classifier.pooling, sweep.teacher.pretrained
+    if pretrained is None:
+        checked_pooling(FAMILIES[sweep.teacher.family], pooling)  # its positions are made for the prompts
+    else:
+        checked_checkpoint(pretrained, pooling=pooling, max_tokens=sweep.sections.prompt.max_tokens)
 
 
 def check_metrics(sweep: Sweep, data: PreferenceData) -> None:
