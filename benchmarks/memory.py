@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,9 @@ def _stored(cache: Path, n_users: int) -> tuple[Path, Path]:
         ("items", rng.integers(1, 100_000, offsets[-1], dtype=np.int32)),
         ("offsets", offsets),
     ):
-        np.save(cache / f"{name}.npy", array)
+        with open(cache / f"{name}.npy", "wb") as file:
+            np.save(file, array)
+            os.fsync(file.fileno())  # a mapped page that is not on disk yet would count as the process's own
     return cache / "items.npy", cache / "offsets.npy"
 
 
