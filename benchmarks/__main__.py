@@ -29,6 +29,7 @@ import json
 import os
 import platform
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def main() -> None:
                 options.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
-def _measure(name: str, options: argparse.Namespace, cache: Path) -> list[dict[str, Any]]:
+def _measure(name: str, options: argparse.Namespace, cache: Path) -> Iterable[dict[str, Any]]:
     """Return the rows of one part."""
     rounds = options.rounds or (1 if options.quick else 2)
 

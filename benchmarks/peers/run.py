@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,10 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "raydistill-benchmarks"
 
 
-def peers(data: Path | None, names: list[str] | None = None) -> list[dict[str, Any]]:
-    """Return the time of one epoch of each peer, 64 dimensions, over the file of sequences, as ratios to raydistill.
+def peers(data: Path | None, names: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the time of one epoch of each peer, 64 dimensions, over the file of sequences, as ratios to raydistill.
 
-    A peer's script prints ``epoch SECONDS``, ``ranking SECONDS`` or ``distillation SECONDS`` and ``memory BYTES`` as
+    A row comes as soon as it is known. A peer's script prints ``epoch SECONDS``, ``ranking SECONDS`` or ``distillation SECONDS`` and ``memory BYTES`` as
     its last lines. Memory is the peak of a whole process: the peer's over all that it did, ours by work.
 
     Args:
@@ -46,9 +47,11 @@ def peers(data: Path | None, names: list[str] | None = None) -> list[dict[str, A
         names: Scripts of the peers to run; all where None.
     """
     if data is None:
-        return [row("peers", name, None, note="skipped: needs --data Beauty.txt") for name in PEERS]
+        yield from (row("peers", name, None, note="skipped: needs --data Beauty.txt") for name in PEERS)
+        return
     against = _own(data)
-    rows = [row("peers", f"raydistill, {work}", o.seconds, o.seconds, peak=o.peak) for work, o in against.items()]
+    for work, own in against.items():
+        yield row("peers", f"raydistill, {work}", own.seconds, own.seconds, peak=own.peak)
     for name, script in PEERS.items():
         if names is not None and script not in names:
             continue
@@ -56,20 +59,20 @@ def peers(data: Path | None, names: list[str] | None = None) -> list[dict[str, A
         install = ["bash", str(HERE / "install.sh"), script, str(environment), torch.__version__]
         failed = _call(install, INSTALL_SECONDS)[1]
         if failed:
-            rows.append(row("peers", name, None, note=f"skipped: not installed ({failed})"))
+            yield row("peers", name, None, note=f"skipped: not installed ({failed})")
             continue
         command = [str(environment / "bin" / "python"), str(HERE / f"{script}_epoch.py"), str(data)]
         output, failed = _call(command, RUN_SECONDS)
-        if failed:
-            rows.append(row("peers", name, None, note=f"skipped: it does not run here ({failed})"))
-            continue
         found = [line.split() for line in output.splitlines()]
         found = {line[0]: float(line[1]) for line in found if len(line) == 2 and line[0] in {*against, "memory"}}
+        if failed or "memory" not in found:  # Lightning, told to end, ends as if all were well
+            reason = failed or "it ended without its figures"
+            yield row("peers", name, None, note=f"skipped: it does not run here ({reason})")
+            continue
         peak = int(found.pop("memory"))
         for work, seconds in found.items():
             note = NOTES.get((script, work), "")
-            rows.append(row("peers", f"{name}, {work}", seconds, against[work].seconds, peak=peak, note=note))
-    return rows
+            yield row("peers", f"{name}, {work}", seconds, against[work].seconds, peak=peak, note=note)
 
 
 def _own(data: Path) -> dict[str, Once]:

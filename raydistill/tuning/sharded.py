@@ -37,7 +37,7 @@ KEPT = 2
 """Checkpoints of a run that stay: the one that it continues from, and the one before, in case that one is damaged."""
 
 TIMEOUT_S = 24 * 3600
-"""Seconds that workers wait for each other: a pass of the evidence, and the profile, is one worker's, and may take hours.
+"""Seconds that workers wait for each other: a pass of the evidence, or the profile, is one worker's and may take hours.
 
 Ray notices a worker that is lost by other means, long before."""
 
