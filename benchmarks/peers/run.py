@@ -39,8 +39,9 @@ def cache_folder() -> Path:
 def peers(data: Path | None, names: list[str] | None = None) -> Iterator[dict[str, Any]]:
     """Yield the time of one epoch of each peer, 64 dimensions, over the file of sequences, as ratios to raydistill.
 
-    A row comes as soon as it is known. A peer's script prints ``epoch SECONDS``, ``ranking SECONDS`` or ``distillation SECONDS`` and ``memory BYTES`` as
-    its last lines. Memory is the peak of a whole process: the peer's over all that it did, ours by work.
+    A row comes as soon as it is known. A peer's script prints ``epoch SECONDS``, ``ranking SECONDS`` or
+    ``distillation SECONDS`` and ``memory BYTES`` as its last lines. Memory is the peak of a whole process: the peer's
+    over all that it did, ours by work.
 
     Args:
         data: The file; None skips all.
