@@ -62,8 +62,8 @@ def peers(data: Path | None, names: list[str] | None = None) -> Iterator[dict[st
         if failed:
             yield row("peers", name, None, note=f"skipped: not installed ({failed})")
             continue
-        command = [str(environment / "bin" / "python"), str(HERE / f"{script}_epoch.py"), str(data)]
-        output, failed = _call(command, RUN_SECONDS)
+        command = [str(environment / "bin" / "python"), str(HERE / f"{script}_epoch.py"), str(data.resolve())]
+        output, failed = _call(command, RUN_SECONDS, folder=environment)  # RecBole leaves logs where it runs
         found = [line.split() for line in output.splitlines()]
         found = {line[0]: float(line[1]) for line in found if len(line) == 2 and line[0] in {*against, "memory"}}
         if failed or "memory" not in found:  # Lightning, told to end, ends as if all were well
@@ -89,10 +89,10 @@ def _own(data: Path) -> dict[str, Once]:
         return {name: once(work) for name, work in works.items()}
 
 
-def _call(command: list[str], limit: int) -> tuple[str, str]:
+def _call(command: list[str], limit: int, folder: Path | None = None) -> tuple[str, str]:
     """Return what a command printed, and why it failed, if it did."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False, cwd=folder)
     except subprocess.TimeoutExpired:
         return "", f"more than {limit} s"
     last = (done.stderr.strip().splitlines() or ["no message"])[-1]
