@@ -42,11 +42,11 @@ def prepare_teacher(resources: Resources, seed: int, context: RunContext) -> str
     sweep, run, task = resources.sweep, resources.run, resources.task
     teacher = resources.teacher(identity).to(context.device)
     peaks: dict[str, PeakMemory] = defaultdict(PeakMemory)
-    # The first worker decides for all: a file may become visible to them at different moments.
-    if not context.gather(_has_evidence(resources, identity))[0]:
+    # The first worker looks, and decides for all: hashing a cache is long, and a file may be seen at different moments.
+    if not context.gather(context.is_first and _has_evidence(resources, identity))[0]:
         with peaks["evidence"]:
             measure(resources, identity, seed, context)
-    if not context.gather(_has_cache(resources, identity))[0]:
+    if not context.gather(context.is_first and _has_cache(resources, identity))[0]:
         with peaks["teacher_cache"]:
             dataset = task.dataset(sweep, resources.data, causal=teacher.causal, teacher_seed=seed)
             task.build_cache(sweep, teacher, dataset, run.cache(cache_identity(sweep, identity)), context=context)
