@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-HERE = Path(__file__).resolve().parent
+from processes import outcomes_of_two
 
 
 @pytest.fixture(scope="module", params=["gpt2", pytest.param("bert", marks=pytest.mark.slow)])
 def outcomes(request, tmp_path_factory) -> dict[str, dict]:
     folder = tmp_path_factory.mktemp(f"fsdp-{request.param}")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parents[1])])
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(HERE / "fsdp_workers.py"), str(rank), request.param, str(folder)],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for worker in workers:
-        _, errors = worker.communicate(timeout=150)
-        assert worker.returncode == 0, errors[-3000:]
-    return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    return outcomes_of_two("fsdp_workers.py", folder, request.param, timeout=150)
 
 
 def test_the_loss_curve_is_that_of_one_worker(outcomes):

@@ -2,36 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-HERE = Path(__file__).resolve().parent
+from processes import outcomes_of_two
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory) -> dict[str, dict]:
-    folder = tmp_path_factory.mktemp("text-workers")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parents[1])])
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(HERE / "text_workers.py"), str(rank), str(folder)],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for worker in workers:
-        _, errors = worker.communicate(timeout=240)
-        assert worker.returncode == 0, errors[-3000:]
-    return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    return outcomes_of_two("text_workers.py", tmp_path_factory.mktemp("text-workers"), timeout=240)
 
 
 @pytest.fixture(params=["ddp-0", "ddp-1", "fsdp-0", "fsdp-1"])
