@@ -1,7 +1,7 @@
 """One Tune trial that is several processes: Ray Train inside Ray Tune, for trials that take minutes.
 
-Starting the workers costs seconds, so a trial that one process can train runs as
-:class:`raydistill.tuning.trainable.DistillTrainable` instead. Both write the same record.
+The first start of the workers costs many seconds, and each trial a few, so a trial that one process can train runs
+as :class:`raydistill.tuning.trainable.DistillTrainable` instead. Both write the same record.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 from ray import tune
 from ray._raylet import setproctitle
 from ray.train import Result
-from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.callback import RayTrainCallback
 
 from raydistill.config import Sweep
 from raydistill.records import Record, RunDirectory, read_record
@@ -22,6 +23,7 @@ from raydistill.training.context import RunContext
 from raydistill.training.trial import Trial, TrialSpec
 from raydistill.tuning import checkpoints
 from raydistill.tuning.capacity import Workers, node_resources, with_cpus_that_fit
+from raydistill.tuning.kept_workers import LastingCleaner, LastingController
 from raydistill.tuning.refusals import RefusedError, refusal
 from raydistill.tuning.sharded import InterruptibleTrainer, run_sharded
 from raydistill.tuning.trainable import resources_of
@@ -52,11 +54,15 @@ class TrainerInActor(InterruptibleTrainer):
     """A trainer whose controller runs in the actor that calls ``fit``, which Tune reuses from trial to trial.
 
     Ray's own would start a process for the controller of each trial, import torch there, and only then begin
-    with the workers: about a third of the time that a launch takes.
+    with the workers, which it would start anew for each trial too.
     """
 
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        own = super()._create_default_callbacks()
+        return [LastingCleaner() if isinstance(each, PlacementGroupCleanerCallback) else each for each in own]
+
     def _initialize_and_run_controller(self, **arguments: Any) -> Result:
-        controller = TrainController(**arguments)
+        controller = LastingController(**arguments)
         asyncio.run(controller.run())
         return controller.get_result()
 

@@ -1,0 +1,181 @@
+"""Workers that stay from trial to trial: on the shelf alone, and as real processes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+import torch
+from ray.train.v2._internal.execution.worker_group import WorkerGroup, WorkerGroupState
+from tuning_zoo import small_sweep
+
+from raydistill.errors import RaydistillError
+from raydistill.training.context import RunContext
+from raydistill.tuning.capacity import Workers
+from raydistill.tuning.kept_workers import Kept, LastingCleaner, LastingWorkerGroup, Shelf
+from raydistill.tuning.sharded import run_sharded
+from raydistill.tuning.sharded_trial import TrainerInActor
+
+pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20")  # Ray's own files
+
+
+class Standing:
+    """Stands for kept workers: notes when it is ended."""
+
+    def __init__(self, asked: tuple[Any, ...] = (2,), alive: bool = True):
+        self.asked, self.alive, self.ended = asked, alive, 0
+
+    def answer(self) -> bool:
+        return self.alive
+
+    def end(self) -> None:
+        self.ended += 1
+
+
+def test_workers_are_taken_once():
+    shelf, kept = Shelf(), Standing()
+    shelf.put(kept)
+    assert shelf.take((2,)) is kept
+    assert shelf.take((2,)) is None
+    assert not kept.ended
+
+
+@pytest.mark.parametrize("kept", [Standing(asked=(3,)), Standing(alive=False)])
+def test_workers_that_are_not_what_is_asked_for_are_ended(kept):
+    shelf = Shelf()
+    shelf.put(kept)
+    assert shelf.take((2,)) is None
+    assert kept.ended == 1
+
+
+def test_workers_that_no_trial_takes_give_their_room_back():
+    shelf, kept = Shelf(idle=0.01), Standing()
+    shelf.put(kept)
+    shelf._timer.join()
+    assert kept.ended == 1
+    assert shelf.take((2,)) is None
+
+
+def test_the_time_of_taken_workers_does_not_run():
+    shelf, first, second = Shelf(idle=3600), Standing(), Standing()
+    shelf.put(first)
+    timer = shelf._timer
+    shelf.take((2,))
+    timer.join()  # at once: it was cancelled
+    shelf.put(first)
+    shelf.put(second)
+    assert (first.ended, second.ended) == (1, 0)
+    shelf.clear()
+    assert second.ended == 1
+
+
+def test_a_group_whose_end_fails_leaves_no_workers_behind(monkeypatch):
+    ended = []
+    group = object.__new__(LastingWorkerGroup)
+    state = WorkerGroupState(0.0, "room", ["one", "two"], "barrier")
+    status = SimpleNamespace(finished=True, errors={})
+    monkeypatch.setattr(group, "get_worker_group_state", lambda: state, raising=False)
+    monkeypatch.setattr(group, "get_latest_poll_status", lambda: status, raising=False)
+    monkeypatch.setattr(group, "_asked", lambda: (2,), raising=False)
+    monkeypatch.setattr(Kept, "end", lambda kept: ended.append(kept.workers))
+
+    def fail(group: WorkerGroup) -> None:
+        raise RuntimeError("no goodbye")
+
+    monkeypatch.setattr(WorkerGroup, "shutdown", fail)
+    with pytest.raises(RuntimeError, match="no goodbye"):
+        group.shutdown()
+    assert ended == [["one", "two"]]
+
+
+def sum_of_ranks(arguments: dict[str, Any], context: RunContext) -> dict[str, int]:
+    """Return the sum of 1 + rank over the workers, as they have added it up together, and who they are."""
+    if arguments.get("fail"):
+        raise RaydistillError("on purpose")
+    numbers = torch.zeros(context.world_size, 2, dtype=torch.int64)
+    numbers[context.rank] = torch.tensor([1 + context.rank, os.getpid()])
+    torch.distributed.all_reduce(numbers)
+    return {"sum": int(numbers[:, 0].sum()), "pids": sorted(numbers[:, 1].tolist())}
+
+
+@ray.remote(num_cpus=0.1)
+class Actor:
+    """Stands for Tune's reused actor."""
+
+    def __init__(self, folder: Path):
+        self.run = partial(
+            run_sharded,
+            sum_of_ranks,
+            sweep=small_sweep(folder),
+            storage=str(folder / "train"),
+            workers=Workers(2, 0.5, 0.0),
+            trainer=TrainerInActor,
+        )
+
+    def trial(self, number: int, **arguments: Any) -> dict[str, Any]:
+        try:
+            return self.run(arguments, name=f"trial-{number}")
+        except RaydistillError as error:
+            return {"error": str(error)}
+
+    def cleaner(self) -> str:
+        return LastingCleaner._kept._actor_id.hex()
+
+    def kill_cleaner(self) -> None:
+        ray.kill(LastingCleaner._kept)
+
+    def let_go(self) -> None:
+        LastingWorkerGroup.shelf.clear()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until this is so; the test's own time is the limit."""
+    while not condition():
+        time.sleep(0.2)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+def test_real_workers_stay_and_lost_ones_are_replaced(tmp_path):
+    found = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}
+    ray.init(num_cpus=2, log_to_driver=False, object_store_memory=100 << 20, runtime_env=found)
+    try:
+        actor = Actor.remote(tmp_path)
+
+        def trial(number: int, **arguments: Any) -> dict[str, Any]:
+            return ray.get(actor.trial.remote(number, **arguments))
+
+        first, guard = trial(1), ray.get(actor.cleaner.remote())
+        assert first["sum"] == 3
+        assert trial(2) == first
+        assert ray.get(actor.cleaner.remote()) == guard
+        ray.get(actor.kill_cleaner.remote())
+        assert trial(3) == first
+        assert ray.get(actor.cleaner.remote()) != guard
+
+        os.kill(first["pids"][0], 9)
+        second = trial(4)
+        assert second["sum"] == 3
+        assert not set(second["pids"]) & set(first["pids"])
+
+        assert "on purpose" in trial(5, fail=True)["error"]
+        third = trial(6)
+        assert third["sum"] == 3
+        assert not set(third["pids"]) & set(second["pids"])
+
+        ray.get(actor.let_go.remote())
+        until(lambda: ray.available_resources()["CPU"] > 1.8)
+        assert trial(7)["sum"] == 3
+        assert ray.available_resources()["CPU"] < 1.0
+        ray.kill(actor)  # with its workers on the shelf: nobody is left to give their room back but the guard
+        until(lambda: ray.available_resources()["CPU"] == 2.0)
+    finally:
+        ray.shutdown()
