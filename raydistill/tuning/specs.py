@@ -150,7 +150,8 @@ def _confirm_arm(
         settings = [task_only(sweep)]
     source = arm
     if arm.name == "no_kd":
-        # Does distillation matter? Asked of the layers that look best on validation data.
+        # Does distillation matter? Asked of the layers that look best on validation data, and answered by
+        # setting these students against the distilled ones of the same layers.
         source = best_selector(arms, searched, stratum, metric)
         if source is None:
             return
@@ -176,10 +177,18 @@ def best(records: Sequence[Record], stratum: Stratum, metric: str) -> list[Recor
 def best_selector(
     arms: Sequence[Arm], searched: Mapping[str, Sequence[Record]], stratum: Stratum, metric: str
 ) -> Arm | None:
-    """Return the selector arm with the best validation metric in a stratum, or None where no trial succeeded."""
+    """Return the selector arm with the best validation metric in a stratum, or None where no trial succeeded.
+
+    One that draws its layers is returned only where there is no other: its confirm trials have other layers than the
+    search trial that looked best, so that they would be the layers of no selector.
+    """
     tops = [(arm, best(searched[arm.name], stratum, metric)) for arm in arms if arm.selector is not None]
-    tops = [(arm, gain(metric, trials[0].validation[metric])) for arm, trials in tops if trials]
-    return max(tops, key=lambda top: top[1])[0] if tops else None
+    tops = [
+        (not SELECTORS[arm.selector].stochastic, gain(metric, trials[0].validation[metric]), arm)
+        for arm, trials in tops
+        if trials
+    ]
+    return max(tops, key=lambda top: top[:2])[2] if tops else None
 
 
 def student_fields(
