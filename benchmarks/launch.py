@@ -4,7 +4,7 @@
 
 One actor launches the workers of one trial after the other; each imports what training needs, notes the clock, and
 returns. Prints, as JSON, of each launch: the seconds until the last worker was ready to train, and until all had ended
-again. The first launch, in which the actor itself imports Ray Train, is listed first.
+again. In the first the actor itself imports Ray Train and the workers are new; they stay for the later ones.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from raydistill.config import Sweep
 from raydistill.training.build import load_sweep
 from raydistill.training.context import RunContext
 from raydistill.tuning import cluster
-from raydistill.tuning.sharded import Workers, run_sharded
-from raydistill.tuning.sharded_trial import DRIVER_CPUS, TrainerInActor
+from raydistill.tuning.capacity import DRIVER_CPUS, Workers
+from raydistill.tuning.sharded import run_sharded
+from raydistill.tuning.sharded_trial import TrainerInActor
 
 SWEEP = Path(__file__).parents[1] / "sweeps" / "smoke.yaml"
 NEEDED = ("raydistill.tuning.sharded_trial", "transformers.models.gpt2.modeling_gpt2")

@@ -84,8 +84,12 @@ def _execution(execution: Execution) -> Iterator[Mistake]:
     elif execution.workers > 1 and 0 < gpus < 1:
         rule = "must be 0 or 1 with several workers: NCCL does not connect two of them on one GPU"
         yield Mistake(("execution", "gpus_per_worker"), rule, gpus)
-    if execution.strategy == "fsdp" and execution.workers == 1 and execution.gpus_per_trial <= 1:
-        rule = "needs workers of at least 2, or several gpus_per_trial: one process has nobody to share the model with"
+    of_trial = execution.gpus_per_trial
+    if execution.workers > 1 and of_trial not in (0, execution.workers * gpus):
+        rule = f"is workers times gpus_per_worker with several workers, {execution.workers * gpus:g}: leave it out"
+        yield Mistake(("execution", "gpus_per_trial"), rule, of_trial)
+    if execution.strategy == "fsdp" and execution.workers == 1:
+        rule = "needs workers of at least 2: one process, as trains the teacher, has nobody to share the model with"
         yield Mistake(("execution", "strategy"), rule, execution.strategy, ("ddp",))
 
 

@@ -104,7 +104,13 @@ class Resources:
         return self.task.prepared_data(self.sweep, self.cache)
 
     def teacher(self, identity: str) -> nn.Module:
-        """Return a teacher that was trained for this run, in eval mode; never changed by its students."""
+        """Return a teacher that was trained for this run, in eval mode; never changed by its students.
+
+        The others go back to the host's memory: a process may see several in its time, and a device holds one.
+        """
+        for other, teacher in self._teachers.items():
+            if other != identity:
+                teacher.to("cpu")
         if identity not in self._teachers:
             self._teachers[identity] = self.task.load(self.run.teacher(identity))
         return self._teachers[identity]

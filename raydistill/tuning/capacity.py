@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 import ray
 from ray._private.state import state
 
+DRIVER_CPUS = 0.1
+"""CPUs reserved by the process that waits for a trial's workers."""
+
 UNLIMITED = 1e6
 """Stands for as many as wanted: Ray's own value for a node type without a limit does not fit a count."""
 
@@ -53,38 +56,59 @@ def node_resources() -> list[dict[str, float]]:
     return [node["Resources"] for node in alive_nodes()]
 
 
-def room_for(workers: Workers, nodes: Sequence[Mapping[str, float]]) -> int:
-    """Return how many such workers fit on nodes with these resources, none of them split over two nodes."""
+def room_for(workers: Workers, nodes: Sequence[Mapping[str, float]], waiting: int = 0) -> int:
+    """Return how many such workers surely fit on nodes with these resources, none of them split over two nodes.
 
-    def fit(node: Mapping[str, float]) -> int:
-        limits = [node.get("CPU", 0.0) / workers.cpus]
-        if workers.gpus:
-            limits.append(node.get("GPU", 0.0) / workers.gpus)
-        return int(min(limits) + 1e-9)
+    Args:
+        workers: What each reserves.
+        nodes: Resources of each node.
+        waiting: Processes of :data:`DRIVER_CPUS` beside them. Ray puts those on any node, so each counts where it
+            does most harm.
+    """
+    taken, room = 0.0, 0
+    costs: list[float] = []
+    for node in nodes:
+        count = _fitting(workers, node)
+        room += count
+        spare = node.get("CPU", 0.0) - count * workers.cpus
+        # So many waiting processes leave one worker less, two less, ... on this node.
+        spoilers = [int((spare + k * workers.cpus) / DRIVER_CPUS + 1e-6) + 1 for k in range(count)]
+        costs += [after - before for before, after in zip([0, *spoilers], spoilers, strict=False)]
+    for cost in sorted(costs):
+        taken += cost
+        room -= taken <= waiting
+    return room
 
-    return sum(map(fit, nodes))
+
+def _fitting(workers: Workers, node: Mapping[str, float]) -> int:
+    limits = [node.get("CPU", 0.0) / workers.cpus]
+    if workers.gpus:
+        limits.append(node.get("GPU", 0.0) / workers.gpus)
+    return int(min(limits) + 1e-9)
 
 
-def fits(workers: Workers, nodes: Sequence[Mapping[str, float]], beside: float = 0.0) -> bool:
-    """Return whether all workers fit at once, with a process of ``beside`` CPUs on any of the nodes."""
-    if not beside:
-        return room_for(workers, nodes) >= workers.number
-    cpus = [node.get("CPU", 0.0) for node in nodes]
-    return any(
-        own >= beside and fits(workers, [*nodes[:index], {**nodes[index], "CPU": own - beside}, *nodes[index + 1 :]])
-        for index, own in enumerate(cpus)
-    )
+def fits(workers: Workers, nodes: Sequence[Mapping[str, float]], waiting: int = 0) -> bool:
+    """Return whether all workers surely fit at once, with so many processes of :data:`DRIVER_CPUS` beside them."""
+    return room_for(workers, nodes, waiting) >= workers.number
+
+
+def groups_that_fit(workers: Workers, nodes: Sequence[Mapping[str, float]]) -> int:
+    """Return how many such trainings surely fit at once, each with a process beside it that waits for its workers."""
+    groups = room_for(workers, nodes) // workers.number
+    while groups and room_for(workers, nodes, waiting=groups) < groups * workers.number:
+        groups -= 1
+    return groups
 
 
 def with_cpus_that_fit(
-    asked: Workers, choices: Iterable[float], nodes: Sequence[Mapping[str, float]], beside: float = 0.0
+    asked: Workers, choices: Iterable[float], nodes: Sequence[Mapping[str, float]], waiting: int = 0
 ) -> Workers:
     """Return the workers with the first number of CPUs with which all fit, or as they were asked for where none does.
 
     Nodes may be unequal, and the largest may lack a GPU: only a look at all of them says what fits.
     """
     tried = (replace(asked, cpus=float(cpus)) for cpus in choices)
-    return next((workers for workers in tried if fits(workers, nodes, beside)), asked)
+    return next((workers for workers in tried if fits(workers, nodes, waiting)), asked)
 
 
 def shortage(workers: Workers, nodes: Sequence[Mapping[str, float]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import sys
 from typing import Any
@@ -94,9 +95,24 @@ def _remove(system: fs.FileSystem, path: str) -> None:
 
 
 def remove_all(run: RunDirectory) -> None:
-    """Delete every checkpoint that a run directory has elsewhere; what cannot be deleted is named."""
-    for place in (_noted(run) or {"places": []})["places"]:
+    """Delete every checkpoint that a run directory has elsewhere; what cannot be deleted is named.
+
+    A run directory may come from somebody else, so a place that does not look like one of ours is left alone.
+    """
+    noted = _noted(run) or {"name": "", "places": []}
+    for place in noted["places"]:
         try:
-            _remove(*fs.FileSystem.from_uri(place))
+            system, path = fs.FileSystem.from_uri(place)
+            if not _is_ours(system, path, noted["name"]):
+                raise OSError("it holds something else")
+            _remove(system, path)
         except FAILURES as error:
             print(f"WARNING: old checkpoints stay in {place}: {reason(error)}", file=sys.stderr)
+
+
+def _is_ours(system: fs.FileSystem, path: str, name: str) -> bool:
+    """Return whether a folder has such a name as :func:`open_place` gives, and nothing but runs of Ray Train in it."""
+    if path.rpartition("/")[2] != name or not re.fullmatch(r"[\w.-]+-[0-9a-f]{8}", name):
+        return False
+    entries = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return all(re.match(r"teacher-|trial-|\.probe-|\.validate_storage_marker", entry.base_name) for entry in entries)

@@ -45,14 +45,16 @@ def start(sweep: Sweep) -> str | None:
     }
     # Without an address Ray joins the cluster of RAY_ADDRESS or of `ray start` on this machine, else starts one.
     address = None if execution.address == "auto" else execution.address
+    # Ray's guard of the room of several workers asks the dashboard's process whether their trial is alive.
+    wanted = execution.dashboard or execution.workers > 1 or execution.gpus_per_trial > 1
     try:
-        context = ray.init(address=address, include_dashboard=execution.dashboard, **options)
+        context = ray.init(address=address, include_dashboard=wanted, **options)
     except (ConnectionError, socket.gaierror, RuntimeError, ray.exceptions.AuthenticationError) as error:
         if isinstance(error, RuntimeError) and "Version mismatch" not in str(error):
             raise
         raise _refused(error, execution.address) from error
     url = context.dashboard_url
-    return f"http://{url}" if url else None
+    return f"http://{url}" if url and execution.dashboard else None
 
 
 def _check_address(sweep: Sweep) -> None:

@@ -50,6 +50,12 @@ def open_run_directory(run: RunDirectory, sweep: Sweep, *, fresh: bool) -> Itera
                 where=str(run.root),
                 mend="wait for it to end, or choose another directory with --run-dir",
             ) from error
+        except OSError as error:  # a network file system without locks
+            raise RunDirectoryError(
+                f"the run directory cannot be locked against other processes: {error.strerror}",
+                where=str(run.root),
+                mend="choose a file system with locks (NFS: version 4), with --run-dir or execution.storage",
+            ) from error
         _claim(run, sweep, fresh=fresh)
         yield
 

@@ -8,6 +8,7 @@ them by new ones where one is lost or has failed.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import ray
+import torch
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2._internal.execution.controller import TrainController
@@ -40,10 +42,10 @@ class Kept:
     asked: tuple[Any, ...]
 
     def answer(self) -> bool:
-        """Return whether all of them are there still."""
-        calls = [worker.actor.get_metadata.remote() for worker in self.workers]
+        """Return whether all of them are there still, and have left the group in which they worked together."""
+        calls = [worker.execute_async(torch.distributed.is_initialized) for worker in self.workers]
         try:
-            return len(ray.get(calls, timeout=ANSWER_S)) == len(calls)
+            return not any(ray.get(calls, timeout=ANSWER_S))
         except ray.exceptions.RayError as error:
             log.warning("the workers of the trial before are not there any more, new ones are started: %s", error)
             return False
@@ -56,7 +58,10 @@ class Kept:
 
 
 class Shelf:
-    """Where an actor's workers wait between two trials; one set, and not for long."""
+    """Where an actor's workers wait between two trials; one set, and not for long.
+
+    An actor that ends gives their room back itself, by ``atexit``.
+    """
 
     def __init__(self, idle: float = IDLE_S):
         self._idle = idle
@@ -67,6 +72,8 @@ class Shelf:
     def put(self, kept: Kept) -> None:
         """Keep these for the next trial, or end them when none has come in time."""
         self.clear()
+        atexit.unregister(self.clear)
+        atexit.register(self.clear)
         with self._lock:
             self._kept = kept
             self._timer = threading.Timer(self._idle, self.clear)
@@ -122,12 +129,30 @@ class LastingWorkerGroup(WorkerGroup):
             return super()._create_workers(num_workers, *arguments, **settings)
         return self._assign_worker_ranks(taken.workers)
 
+    def _start(self) -> None:
+        # Ray leaves a group to itself that fails after its workers are known and before they train.
+        with ExitStack() as undo:
+            undo.callback(self._give_up)
+            super()._start()
+            undo.pop_all()
+
+    def _give_up(self) -> None:
+        if self.has_started():
+            self._worker_group_state.shutdown()
+            self._clear_state()
+
+    def _may_stay(self) -> bool:
+        """Return whether the workers have ended well, and none is on a machine that is being taken away."""
+        status = self.get_latest_poll_status()
+        if status is None or not status.finished or status.errors or status.get_preemption_info() is not None:
+            return False
+        return len(self) > 1  # Ray has a single worker keep its group of one, which it could not make a second time
+
     def shutdown(self) -> None:
-        state, status = self.get_worker_group_state(), self.get_latest_poll_status()
-        # Ray has a single worker keep its process group of one, which it could not make a second time.
-        if status is None or not status.finished or status.errors or state.num_workers == 1:
+        if not self._may_stay():
             super().shutdown()
             return
+        state = self.get_worker_group_state()
         left = Kept(state.workers, state.placement_group_handle, self._asked())
         self._worker_group_state = _LeftState(**vars(state))
         with ExitStack() as undo:

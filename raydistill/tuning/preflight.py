@@ -24,6 +24,7 @@ from raydistill.tuning.places import FAILURES, Place, leave_probe, problem_with,
 from raydistill.tuning.refusals import OtherCodeError
 from raydistill.tuning.sharded import teacher_workers
 from raydistill.tuning.sharded_trial import trial_workers
+from raydistill.tuning.trials import concurrency
 from raydistill.tuning.versions import differences, versions
 
 WAIT_S = 900.0
@@ -71,8 +72,17 @@ def check_token(sweep: Sweep) -> None:
 
 
 def _make_token(path: Path) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        if isinstance(error, FileExistsError) and path.exists():  # another sweep has made it meanwhile
+            return
+        raise UserError(
+            f"no token can be made for Ray there: {error.strerror}",
+            where=str(path),
+            mend="set HOME to a folder that you may write to, or RAY_AUTH_TOKEN_PATH to a file with a token",
+        ) from error
     with os.fdopen(handle, "w") as file:
         file.write(secrets.token_hex(32))
 
@@ -98,6 +108,11 @@ def check_cluster(
         (trial_workers, "execution.workers, execution.gpus_per_trial, execution.cpus_per_trial"),
     ):
         _wait_for_room(workers_of(sweep), keys, notify, wait_s)
+    fit = concurrency(sweep, trial_workers(sweep))
+    if execution.concurrency not in ("auto", fit):
+        notify(
+            f"execution.concurrency is {execution.concurrency}, and {fit} such trial(s) fit at once: so many will run"
+        )
     nodes = alive_nodes()
     gpus = sum(node["Resources"].get("GPU", 0.0) for node in nodes)
     keys = ("gpus_per_worker",) if execution.workers > 1 else ("gpus_per_worker", "gpus_per_trial")

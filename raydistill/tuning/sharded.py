@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import posixpath
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -124,9 +125,15 @@ def _launch(
 
 
 def _discard_broken_checkpoints(name: str, storage: str) -> None:
-    """Remove the checkpoints of an interrupted run that Ray would refuse to continue, now and on every later try."""
+    """Remove the checkpoints of an interrupted run that Ray would refuse to continue, now and on every later try.
+
+    Neither may Ray's list name a folder elsewhere: the oldest that it names are deleted as training goes on.
+    """
+    place = StorageContext(storage, name, read_only=True)
     try:
-        CheckpointManager(CheckpointConfig(), StorageContext(storage, name, read_only=True))
+        for path in (each.checkpoint.path for each in CheckpointManager(CheckpointConfig(), place)._checkpoint_results):
+            if posixpath.dirname(posixpath.normpath(path)) != posixpath.normpath(place.experiment_fs_path):
+                raise ValueError(f"{path} is none of them")
     except (CheckpointManagerInitializationError, AssertionError, KeyError, TypeError, ValueError) as error:
         log.warning("the checkpoints of %s cannot be continued: %s; the training begins anew", name, error)
         checkpoints.remove(storage, name)

@@ -28,9 +28,6 @@ from raydistill.tuning.refusals import RefusedError, refusal
 from raydistill.tuning.sharded import InterruptibleTrainer, run_sharded
 from raydistill.tuning.trainable import resources_of
 
-DRIVER_CPUS = 0.1
-"""CPUs reserved by the process that waits for a trial's workers."""
-
 
 def trial_workers(sweep: Sweep) -> Workers:
     """Return the processes of one trial; where it is one, no Ray Train is needed.
@@ -47,7 +44,7 @@ def trial_workers(sweep: Sweep) -> Workers:
         return Workers(1, execution.cpus_per_trial, execution.gpus_per_trial)
     asked = Workers(number, execution.cpus_per_trial, gpus)
     less = [tenths / 10 for tenths in range(math.ceil(10 * asked.cpus) - 1, 0, -1)]
-    return with_cpus_that_fit(asked, [asked.cpus, *less], node_resources(), beside=DRIVER_CPUS)
+    return with_cpus_that_fit(asked, [asked.cpus, *less], node_resources(), waiting=1)
 
 
 class TrainerInActor(InterruptibleTrainer):

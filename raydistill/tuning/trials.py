@@ -14,10 +14,18 @@ from ray.tune.logger import TBXLoggerCallback
 from raydistill.config import Sweep
 from raydistill.records import Record, RunDirectory
 from raydistill.training.trial import TrialSpec
-from raydistill.tuning.capacity import Workers, can_grow, capacity, node_resources, room_for
+from raydistill.tuning.capacity import (
+    DRIVER_CPUS,
+    Workers,
+    can_grow,
+    capacity,
+    groups_that_fit,
+    node_resources,
+    room_for,
+)
 from raydistill.tuning.dealer import Dealer
 from raydistill.tuning.searcher import Bookkeeper, DealerSearcher
-from raydistill.tuning.sharded_trial import DRIVER_CPUS, run_sharded_trial, trial_workers
+from raydistill.tuning.sharded_trial import run_sharded_trial, trial_workers
 from raydistill.tuning.suggest import Studies
 from raydistill.tuning.trainable import DistillTrainable
 
@@ -102,15 +110,20 @@ def concurrency(sweep: Sweep, workers: Workers) -> int:
 
     Tune does not see the workers inside a trial, so without this number it would start trials that wait for
     each other's CPUs. On nodes that are there for good it is counted node by node: a trial's worker fits on one.
+    Trials of several workers that do not fit would wait for the others to the end, however many were asked for.
     """
-    if sweep.execution.concurrency != "auto":
-        return sweep.execution.concurrency
+    asked = sweep.execution.concurrency
+    if workers.number > 1 and not can_grow():
+        fit = max(1, groups_that_fit(workers, node_resources()))
+        return fit if asked == "auto" else min(asked, fit)
+    if asked != "auto":
+        return asked
     there = capacity()
     limits = [there["CPU"] / (workers.number * workers.cpus + (DRIVER_CPUS if workers.number > 1 else 0))]
     if workers.gpus:
         limits.append(there["GPU"] / (workers.number * workers.gpus))
     if not can_grow():
-        limits.append(room_for(workers, node_resources()) / workers.number)
+        limits.append(room_for(workers, node_resources()))
     return max(1, int(min(limits) + 1e-9))
 
 

@@ -212,8 +212,14 @@ def test_the_whole_message(load, minimal, tmp_path):
         ("execution.gpus_per_trial=1.5", "execution.gpus_per_trial", "must be a share of one GPU"),
         ("execution.gpus_per_worker=2", "execution.gpus_per_worker", "must be at most 1: a worker uses one GPU"),
         ("execution={workers: 2, gpus_per_worker: 0.5}", "execution.gpus_per_worker", "must be 0 or 1 with several"),
-        ("execution.strategy=fsdp", "execution.strategy", "needs workers of at least 2, or several gpus_per_trial"),
-        ("execution={strategy: fsdp, gpus_per_trial: 1}", "execution.strategy", "nobody to share the model with"),
+        ("execution.strategy=fsdp", "execution.strategy", "needs workers of at least 2: one process"),
+        ("execution={strategy: fsdp, gpus_per_trial: 2}", "execution.strategy", "nobody to share the model with"),
+        ("execution={workers: 2, gpus_per_trial: 2}", "execution.gpus_per_trial", "several workers, 0: leave it out"),
+        (
+            "execution={workers: 2, gpus_per_worker: 1, gpus_per_trial: 0.5}",
+            "execution.gpus_per_trial",
+            "is workers times gpus_per_worker with several workers, 2: leave it out",
+        ),
         ("execution.address=nowhere", "execution.address", "must be auto, local or HOST:PORT"),
         ("execution.address=ray://head:10001", "execution.address", "submit the sweep with `ray job submit`"),
         ("task=next", "task", "no such task"),
@@ -235,7 +241,8 @@ def test_one_wrong_value(load, override, path, rule):
     [
         "{workers: 2, strategy: fsdp}",
         "{workers: 4, gpus_per_worker: 1, strategy: fsdp}",
-        "{gpus_per_trial: 2, strategy: fsdp}",
+        "{workers: 2, gpus_per_worker: 1, gpus_per_trial: 2, strategy: fsdp}",
+        "{gpus_per_trial: 2}",
         "{gpus_per_worker: 0.5, gpus_per_trial: 0.25}",
     ],
 )

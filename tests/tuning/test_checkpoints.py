@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from tuning_zoo import small_sweep
 
 from raydistill.errors import ConfigError, CorruptArtifactError, UserError
-from raydistill.records import RunDirectory
+from raydistill.records import RunDirectory, write_json
 from raydistill.tuning.checkpoints import NOTED, check_place, open_place, place_of, remove, remove_all
 
 QUERY = "?endpoint_override=localhost:9000&scheme=http"
@@ -53,6 +54,26 @@ def test_the_name_stays_where_the_checkpoints_move(tmp_path):
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["of another"]
     assert list((tmp_path / "b").iterdir()) == []
     remove_all(run)  # again, and there is nothing left
+
+
+def test_a_foreign_run_directory_cannot_have_other_folders_deleted(tmp_path, capsys):
+    run, home = run_in(tmp_path), tmp_path / "home"
+    (home / "photos-0123abcd").mkdir(parents=True)
+    (home / "photos-0123abcd" / "one.png").write_bytes(b"1")
+    for name, place in (("home", home), ("photos-0123abcd", home / "photos-0123abcd"), ("..", home / "..")):
+        write_json(run.root / NOTED, {"name": name, "places": [str(place)]})
+        remove_all(run)
+        assert f"old checkpoints stay in {place}: it holds something else" in capsys.readouterr().err
+    assert (home / "photos-0123abcd" / "one.png").is_file()
+
+
+def test_what_training_leaves_there_is_deleted(tmp_path):
+    run = run_in(tmp_path)
+    place = open_place(small_sweep(tmp_path, f"execution.checkpoints={tmp_path / 'a'}"), run)
+    for name in ("teacher-1", "trial-2"):
+        (Path(place) / name / "checkpoint_1").mkdir(parents=True)
+    remove_all(run)
+    assert not Path(place).exists()
 
 
 def test_what_cannot_be_deleted_is_named(tmp_path, capsys):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +67,15 @@ def test_only_one_process_at_a_time(run, sweep):
             opened(run, sweep, fresh=True)
     assert str(run.root) in str(caught.value)
     opened(run, sweep)
+
+
+def test_a_file_system_without_locks_is_an_error_that_says_so(run, sweep, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(RunDirectoryError, match="cannot be locked against other processes: No locks available"):
+        opened(run, sweep)
 
 
 @pytest.mark.parametrize("fresh", [False, True])

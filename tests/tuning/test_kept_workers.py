@@ -77,23 +77,66 @@ def test_the_time_of_taken_workers_does_not_run():
     assert second.ended == 1
 
 
-def test_a_group_whose_end_fails_leaves_no_workers_behind(monkeypatch):
+@pytest.fixture
+def group(monkeypatch):
+    """A group whose two workers have ended their run well, and what has been ended of it."""
     ended = []
     group = object.__new__(LastingWorkerGroup)
-    state = WorkerGroupState(0.0, "room", ["one", "two"], "barrier")
-    status = SimpleNamespace(finished=True, errors={})
-    monkeypatch.setattr(group, "get_worker_group_state", lambda: state, raising=False)
-    monkeypatch.setattr(group, "get_latest_poll_status", lambda: status, raising=False)
+    group._worker_group_state = WorkerGroupState(0.0, "room", ["one", "two"], "barrier")
+    group._latest_poll_status = SimpleNamespace(finished=True, errors={}, get_preemption_info=lambda: None)
+    group.ended = ended
     monkeypatch.setattr(group, "_asked", lambda: (2,), raising=False)
+    monkeypatch.setattr(group, "_clear_state", lambda: setattr(group, "_worker_group_state", None), raising=False)
+    monkeypatch.setattr(WorkerGroupState, "shutdown", lambda state: ended.append("the group"))
     monkeypatch.setattr(Kept, "end", lambda kept: ended.append(kept.workers))
+    monkeypatch.setattr(LastingWorkerGroup, "shelf", Shelf(idle=3600))
+    return group
 
+
+def test_workers_that_have_ended_well_are_kept_with_their_room(group, monkeypatch):
+    said = []
+    monkeypatch.setattr(ray, "kill", said.append)
+    monkeypatch.setattr(WorkerGroup, "shutdown", lambda group: group._worker_group_state.shutdown())
+    group.shutdown()
+    assert (said, group.ended) == (["barrier"], [])
+    assert vars(group.shelf._pop()) == {"workers": ["one", "two"], "room": "room", "asked": (2,)}
+
+
+@pytest.mark.parametrize(
+    "status",
+    [None, {"finished": False}, {"errors": {0: "lost"}}, {"get_preemption_info": lambda: "this node is taken away"}],
+)
+def test_workers_that_have_not_are_ended(group, monkeypatch, status):
+    monkeypatch.setattr(WorkerGroup, "shutdown", lambda group: group._worker_group_state.shutdown())
+    group._latest_poll_status = SimpleNamespace(**vars(group._latest_poll_status) | status) if status else None
+    group.shutdown()
+    assert group.ended == ["the group"]
+    assert group.shelf._pop() is None
+
+
+def test_a_group_whose_end_fails_leaves_no_workers_behind(group, monkeypatch):
     def fail(group: WorkerGroup) -> None:
         raise RuntimeError("no goodbye")
 
     monkeypatch.setattr(WorkerGroup, "shutdown", fail)
     with pytest.raises(RuntimeError, match="no goodbye"):
         group.shutdown()
-    assert ended == [["one", "two"]]
+    assert group.ended == [["one", "two"]]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_start_that_fails_late_leaves_no_workers_behind(group, monkeypatch, known):
+    state, group._worker_group_state = group._worker_group_state, None
+
+    def fail(group: WorkerGroup) -> None:
+        group._worker_group_state = state if known else None
+        raise RuntimeError("lost while they joined")
+
+    monkeypatch.setattr(WorkerGroup, "_start", fail)
+    with pytest.raises(RuntimeError, match="while they joined"):
+        group._start()
+    assert group.ended == ["the group"] * known
+    assert not group.has_started()
 
 
 def sum_of_ranks(arguments: dict[str, Any], context: RunContext) -> dict[str, int]:

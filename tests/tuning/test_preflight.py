@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ray._private.state import state
 from tuning_zoo import small_sweep
 
 from raydistill.errors import UserError
@@ -52,6 +53,39 @@ def test_a_local_ray_finds_a_token_that_only_its_owner_reads(home):
     first = path.read_text()
     check_token(sweep())
     assert path.read_text() == first
+
+
+def test_a_token_that_cannot_be_made_is_an_error_that_says_where(home, monkeypatch):
+    (home / ".ray").symlink_to("/proc/nowhere")
+    with pytest.raises(UserError, match="no token can be made for Ray there") as caught:
+        check_token(sweep())
+    assert str(home / ".ray" / "auth_token") in str(caught.value)
+    assert "RAY_AUTH_TOKEN_PATH" in caught.value.mend
+
+
+def test_a_token_that_another_sweep_makes_meanwhile_is_taken(home, monkeypatch):
+    path = home / ".ray" / "auth_token"
+
+    def made_by_another(there: Path) -> None:
+        token(home, 0o600)
+        make(there)
+
+    make = preflight._make_token
+    monkeypatch.setattr(preflight, "_make_token", made_by_another)
+    check_token(sweep())
+    assert path.read_text() == "a" * 64
+
+
+@pytest.mark.parametrize(("asked", "said"), [("auto", ""), ("1", ""), ("3", "execution.concurrency is 3, and 1 such")])
+def test_more_trials_at_once_than_fit_are_said(tmp_path, monkeypatch, capsys, asked, said):
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0}}])
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 4.0})
+    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: None)
+    monkeypatch.setattr(preflight, "_is_here", lambda node: True)
+    own = small_sweep(tmp_path, "execution.workers=2", f"execution.concurrency={asked}")
+    preflight.check_cluster(own, RunDirectory(tmp_path), tmp_path)
+    printed = capsys.readouterr().out
+    assert printed.startswith(said) if said else not printed
 
 
 def test_a_local_token_that_others_read_is_closed(home):

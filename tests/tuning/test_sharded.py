@@ -192,6 +192,12 @@ def lose_the_folders(run):
         path.rmdir()
 
 
+def name_a_folder_elsewhere(run):
+    (run.parents[1] / "checkpoint_home").mkdir()
+    path = run / "checkpoint_manager_snapshot.json"
+    path.write_text(path.read_text().replace("checkpoint_1", "../../checkpoint_home"))
+
+
 def another_layout(run):
     path = run / "checkpoint_manager_snapshot.json"
     content = json.loads(path.read_text())
@@ -208,6 +214,15 @@ def test_checkpoints_that_ray_refuses_are_removed_and_said(tmp_path, interrupted
     assert "begins anew" in caplog.text
     assert not list(interrupted.glob("checkpoint*"))
     manager(tmp_path / "train")
+
+
+def test_a_list_that_names_a_folder_elsewhere_is_not_followed(tmp_path, interrupted, launch, caplog):
+    name_a_folder_elsewhere(interrupted)
+    manager(tmp_path / "train")  # Ray would take it, and delete that folder in time
+    launch(small_sweep(tmp_path))
+    assert "checkpoint_home is none of them" in caplog.text
+    assert not list(interrupted.glob("checkpoint*"))
+    assert (tmp_path / "checkpoint_home").is_dir()
 
 
 def test_workers_wait_longer_for_the_first_than_any_evidence_takes(tmp_path, launch):
