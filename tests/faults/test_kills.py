@@ -111,3 +111,26 @@ def test_the_teachers_worker_is_killed_in_mid_training(reference, tmp_path):
     sweep.finish()
     assert sweep.teachers_rows()[: len(rows)] == rows
     assert facts(sweep.run.root) == reference.facts
+
+
+def test_a_worker_of_a_trial_of_several_is_killed_in_mid_training(reference, tmp_path):
+    """All trials but the first run in the workers of the one before; one of those is killed."""
+    run = reference.copy(tmp_path / "run", without=("trials", "studies", "report"))
+    sweep = SweepProcess(run, reference.storage, "execution.workers=2")
+    sweep.wait_for(lambda: sweep.phases("search"))
+    first = set(workers("RayTrainWorker"))
+    sweep.wait_for(lambda: sweep.files("ray/train/trial-*/checkpoint_*/state.json"))
+    victim = sweep.wait_for(lambda: workers("RayTrainWorker search"))[0]
+    assert victim in first
+    name = victim.cmdline()[0].removeprefix("ray::RayTrainWorker ").strip()
+    victim.kill()
+    assert "failed:" not in sweep.finish()
+    found = facts(run)
+    assert found.keys() == reference.facts.keys()
+    # In new workers, and with nothing killed, both the same trial and one of a kept group come out bit for bit.
+    last = max(name for name in found if name.startswith("confirm uniform"))
+    for path, record in RunDirectory(run).records():
+        if record.name in (name, last):
+            shutil.rmtree(path.parent)
+    SweepProcess(run, reference.storage, "execution.workers=2").finish()
+    assert facts(run) == found
