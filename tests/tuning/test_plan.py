@@ -34,17 +34,18 @@ def plan_of(tmp_path, cache):
     return make
 
 
+FEW_SETS = ("teacher.layers=4", "selectors=[uniform, {name: random, draws: 5}]")  # four sets of one layer, six of two
 LARGER = ("confirm.teachers=2", "confirm.configurations=2", "confirm.seeds=3")
 
 
-@pytest.mark.parametrize("overrides", [(), LARGER], ids=["small", "larger"])
+@pytest.mark.parametrize("overrides", [(), LARGER, FEW_SETS], ids=["small", "larger", "few sets"])
 def test_counts_are_those_that_the_dealer_deals(plan_of, overrides):
     plan = plan_of("search.early_stopping=none", *overrides)
     dealt = Counter(record.arm for record in play(dealer_of(plan.sweep)))
     assert plan.trials_by_arm() == dict(dealt)
 
 
-@pytest.mark.parametrize("overrides", [(), LARGER], ids=["small", "larger"])
+@pytest.mark.parametrize("overrides", [(), LARGER, FEW_SETS], ids=["small", "larger", "few sets"])
 def test_a_dry_run_has_one_line_a_trial(plan_of, overrides):
     plan = plan_of("search.early_stopping=none", *overrides)
     lines = plan.text(every_trial=True).splitlines()
@@ -54,6 +55,19 @@ def test_a_dry_run_has_one_line_a_trial(plan_of, overrides):
     dealt = Counter((record.phase, record.arm) for record in play(dealer_of(plan.sweep)))
     assert said == dealt
     assert len(set(lines)) == len(lines)
+
+
+def test_fewer_draws_than_were_asked_for_are_said(plan_of):
+    plan = plan_of("search.early_stopping=none", *FEW_SETS)
+    (line,) = [line for line in plan.text().splitlines() if "no more sets" in line]
+    assert line.strip().startswith("random has 4 draws in place of 5 at 1 of 4 layers")
+    assert "no more sets" not in plan_of().text()
+    dealer = dealer_of(plan.sweep)
+    play(dealer)
+    assert plan.missing(dealer) == []
+    maps = Counter(spec.layer_map for spec in dealer.confirm if spec.arm == "random")
+    assert Counter(len(layers) for layers in maps) == {1: 4, 2: 5}
+    assert set(maps.values()) == {2}  # one of each of the two seeds
 
 
 def test_a_dry_run_says_the_configurations_that_will_run(plan_of):
@@ -101,7 +115,7 @@ def test_the_content_names_arms_budgets_and_every_confirm_job(plan_of):
         ("confirm.seeds=4", ("confirm_s", "disk_bytes")),
         ("confirm.teachers=2", ("teacher_s", "confirm_s", "cache_bytes", "disk_bytes")),
         ("teacher.epochs=20", ("teacher_s",)),
-        ("search.space.keep_ratio={choice: [0.5, 1.0]}", ("trial_s",)),
+        ("search.space.keep_ratio={choice: [0.5, 0.75]}", ("trial_s",)),
     ],
 )
 def test_more_work_is_estimated_to_cost_more(plan_of, override, grows):
