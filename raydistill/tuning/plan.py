@@ -10,6 +10,7 @@ from typing import Any
 
 from raydistill.config import Arm, Sweep, arms, quality_metric, strata
 from raydistill.errors import ConfigError
+from raydistill.training.prepare import check_samples
 from raydistill.training.tasks import task_of
 from raydistill.training.trial import TEACHER
 from raydistill.tuning.dealer import Dealer
@@ -43,8 +44,10 @@ class Plan:
         Raises:
             ConfigError: The teacher has one layer, or the search is too small to find what confirm is to train in
                 every stratum.
+            EvidenceError: The training data have fewer examples than ``evidence.samples``.
         """
         workload = task_of(sweep).workload(sweep, data)
+        check_samples(sweep, workload.examples)
         if workload.n_layers < 2:
             raise ConfigError(
                 "the teacher has one layer, of which no smaller student can be made",

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from tuning_zoo import dealer_of, play, small_sweep
 
-from raydistill.errors import ConfigError
+from raydistill.errors import ConfigError, DataError, EvidenceError
 from raydistill.training.tasks import NEXT_ITEM
 from raydistill.tuning import estimate as estimate_module
 from raydistill.tuning.plan import Plan
@@ -171,6 +171,26 @@ def test_a_teacher_of_one_layer_is_refused_before_it_is_trained(plan_of):
     with pytest.raises(ConfigError, match="one layer") as caught:
         plan_of("teacher.layers=1", "search.space.keep_ratio={choice: [1.0]}")
     assert caught.value.where == "teacher.layers"
+
+
+def test_more_calibration_examples_than_there_are_are_refused_before_a_teacher_is_trained(plan_of):
+    plan = plan_of()
+    n = NEXT_ITEM.workload(plan.sweep, NEXT_ITEM.prepared_data(plan.sweep, plan_of.cache)).examples
+    with pytest.raises(EvidenceError, match=f"{n + 1} calibration examples") as caught:
+        plan_of(f"evidence.samples={n + 1}")
+    assert (caught.value.where, str(n) in caught.value.mend) == ("evidence.samples", True)
+    plan_of(f"evidence.samples={n}")
+
+
+THREE_EACH = ("data.shortest=3", "data.longest=3", "data.min_interactions=3", "evidence.samples=1")
+
+
+def test_data_without_a_training_example_are_refused_before_anything_runs(plan_of):
+    with pytest.raises(DataError, match="no user has two interactions in the training part") as caught:
+        plan_of(*THREE_EACH)
+    assert caught.value.where == "data.split"
+    # A model that looks both ways learns from a single one.
+    assert plan_of(*THREE_EACH, "teacher.family=bert").strata
 
 
 def test_the_speed_of_this_machine_is_a_number_of_operations(monkeypatch):
