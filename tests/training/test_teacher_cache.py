@@ -105,6 +105,19 @@ def test_distilling_from_the_cache_is_distilling_from_the_live_teacher(case):
     assert [row["loss"] for row in curves] == pytest.approx(expected, rel=2e-3)
 
 
+def test_distilling_in_bfloat16_stays_near_float32(case):
+    teacher, _, folder = case
+    weights = LossWeights(temperature=3.0, alpha_dist=0.8, alpha_task=0.4, alpha_hidden=0.5)
+    dataset = DistillationDataset(DATA, max_length=MAX_LENGTH, causal=teacher.causal, cache=TeacherCache.open(folder))
+    curves = {}
+    for precision in ("float32", "bfloat16"):
+        settings = TrainingSettings(epochs=2, batch_size=50, lr=1e-3, precision=precision)
+        curves[precision] = DistillationTrainer(teacher.keep_layers([0, 2]), dataset, weights, settings).fit().curves
+    for name in ("loss", "distillation_loss"):
+        first, second = ([row[name] for row in curves[precision]] for precision in curves)
+        assert second == pytest.approx(first, rel=2e-2)
+
+
 def test_a_student_that_is_the_teacher_has_nothing_to_distil(case):
     teacher, _, folder = case
     dataset = DistillationDataset(DATA, max_length=MAX_LENGTH, causal=teacher.causal, cache=TeacherCache.open(folder))
