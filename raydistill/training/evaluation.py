@@ -80,15 +80,17 @@ def _rank_some(
     if batch_tokens is None:
         batch_tokens = BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS
     with torch.inference_mode():
-        if not torch.isfinite(model.output_weight).all():
+        table = model.table()
+        output_weight = model.items_of(table)
+        if not torch.isfinite(output_weight).all():
             raise TrialDivergedError("the model's item table is not finite")
-        score = _Products(model.output_weight.float().T.contiguous())
+        score = _Products(output_weight.float().T.contiguous())
         batches = evaluation_batches(
             data, part, users, max_length=model.max_length, causal=model.causal, batch_tokens=batch_tokens
         )
         for batch in batches:
             mask = None if batch.attention_mask is None else batch.attention_mask.to(device)
-            hidden = model.hidden(batch.input_ids.to(device), mask).flatten(0, 1)
+            hidden = model.hidden(batch.input_ids.to(device), mask, table).flatten(0, 1)
             hidden = hidden[batch.positions.to(device)].float()
             parts.append(_rank(score, hidden, data, part, batch.users, batch.targets, **wanted))
     return _join(parts)

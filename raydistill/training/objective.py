@@ -41,11 +41,12 @@ class CatalogueObjective(nn.Module):
         """Return the total loss of some length groups and its task and distillation parts, sums over ``normalizer``.
 
         The groups go through the model one by one, since each has its own length, and through the output layer
-        together: its cost is in the catalogue, and the table's gradient is then made once.
+        together: its cost is in the catalogue, and the table's gradient is then made once. A table out of texts is
+        formed once for all of them.
         """
-        hidden = torch.cat(
-            [self.model(g.batch.input_ids, g.batch.attention_mask).flatten(0, 1)[g.batch.positions] for g in groups]
-        )
+        table = self.model.table()
+        states = [self.model(g.batch.input_ids, g.batch.attention_mask, table).flatten(0, 1) for g in groups]
+        hidden = torch.cat([state[group.batch.positions] for state, group in zip(states, groups, strict=True)])
         factor = hidden
         if torch.is_autocast_enabled(hidden.device.type):
             # Final norms give float32; the products with the whole catalogue are what lower precision is for.
@@ -53,7 +54,7 @@ class CatalogueObjective(nn.Module):
         teacher_hidden = None if self.teacher_weight is None else _joined([g.teacher_hidden for g in groups])
         parts = catalogue_loss(
             factor,
-            self.model.output_weight.to(factor.dtype),
+            self.model.items_of(table).to(factor.dtype),
             torch.cat([group.batch.labels for group in groups]),
             self.weights,
             teacher_hidden=teacher_hidden,

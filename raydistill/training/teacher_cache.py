@@ -86,10 +86,11 @@ def build_teacher_cache(
 def _states(
     teacher: Recommender, examples: TrainingExamples, batch_tokens: int, context: RunContext
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    table = teacher.table()
     share = {"rank": context.rank, "world_size": context.world_size}
     for pattern in range(examples.n_patterns):
         for batch in examples.ordered(batch_tokens, pattern=pattern, **share):
             slots = batch.slots.numpy()
             batch = batch.to(context.device)
-            hidden = teacher.hidden(batch.input_ids, batch.attention_mask).flatten(0, 1)[batch.positions]
+            hidden = teacher.hidden(batch.input_ids, batch.attention_mask, table).flatten(0, 1)[batch.positions]
             yield slots, {HIDDEN: hidden.half().cpu().numpy()}
