@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import comb
 from typing import Any
 
 from raydistill.config.schema import COSTS, Selector, Sweep
@@ -19,7 +20,7 @@ class Arm:
         kind: ``selector`` or ``control``.
         selector: Name in the table of selectors; None for a control.
         params: The selector's frozen params dataclass; None for a control.
-        draws: Layer sets that confirm trains; 1 where nothing is drawn.
+        draws: Layer sets that confirm trains, where there are so many; 1 where nothing is drawn.
         has_study: Whether it is searched; the others run in confirm only.
         in_strata: Whether it has a student at every keep-ratio; ``teacher`` and ``popularity`` have none.
     """
@@ -31,6 +32,10 @@ class Arm:
     draws: int = 1
     has_study: bool = False
     in_strata: bool = True
+
+    def n_draws(self, n_student_layers: int, n_teacher_layers: int) -> int:
+        """Return the layer sets that confirm trains at a depth: ``draws``, or all that there are."""
+        return min(self.draws, comb(n_teacher_layers, n_student_layers))
 
 
 _CONTROLS: dict[str, dict[str, bool]] = {

@@ -239,7 +239,7 @@ def evaluation_users(data: SequenceData, part: str) -> np.ndarray:
 
 
 def evaluation_batches(
-    data: SequenceData, part: str, users: np.ndarray, *, max_length: int, causal: bool, batch_tokens: int = 16384
+    data: SequenceData, part: str, users: np.ndarray, *, max_length: int, causal: bool, batch_tokens: int
 ) -> Iterator[EvaluationBatch]:
     """Yield the histories of the users, ordered by length so that little is padded.
 

@@ -40,11 +40,24 @@ class RawData:
             that occur in ``interactions``, and may hold items that do not.
         provenance: ``source``, ``parameters``, ``files`` (name, bytes, SHA-256) and ``time_unit``:
             ``s``, ``ms``, ``us``, ``unknown``, or ``position`` where the source has an order but no times.
+        folder: Where the two lie.
     """
 
     interactions: datasets.Dataset
     items: datasets.Dataset
     provenance: dict[str, Any]
+    folder: Path | None = None
+
+    def verify(self) -> None:
+        """Compare the files with their hashes, to be called before they are read.
+
+        Not as they are opened: every start of a sweep opens them, and only a first one reads them.
+
+        Raises:
+            CorruptArtifactError: One was changed.
+        """
+        if self.folder is not None:
+            read_sealed(self.folder)
 
 
 def interaction_batch(
@@ -97,7 +110,8 @@ def store(
 ) -> RawData:
     """Return raw data streamed into Arrow files under ``cache``, one batch in memory at a time.
 
-    The folder is named by the provenance. If it is there and whole, the batches are not asked for at all.
+    The folder is named by the provenance. If it is there, with files of their full size, the batches are not asked for
+    at all; whether these still have the content that was written is for :meth:`RawData.verify` to see.
 
     Args:
         cache: Folder for prepared data.
@@ -137,11 +151,11 @@ def _open(folder: Path, provenance: dict[str, Any]) -> RawData:
 
     if read_sealed(folder, verify=False)["provenance"] != provenance:
         raise CorruptArtifactError("raw data of another source lie here", where=str(folder))
-    return RawData(
-        datasets.Dataset.from_file(str(folder / "interactions.arrow")),
-        datasets.Dataset.from_file(str(folder / "items.arrow")),
-        provenance,
-    )
+    try:
+        tables = [datasets.Dataset.from_file(str(folder / f"{name}.arrow")) for name in ("interactions", "items")]
+    except (OSError, pa.ArrowInvalid) as error:  # changed where the reader looks first
+        raise CorruptArtifactError(f"raw data cannot be read: {error}", where=str(folder)) from error
+    return RawData(*tables, provenance, folder)
 
 
 def _write(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:

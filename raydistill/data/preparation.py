@@ -59,6 +59,7 @@ def prepare(
 
     Raises:
         DataError: Nothing is left, no user can be split, or the folder cannot be written.
+        CorruptArtifactError: The raw data have to be read, and are not those that were stored.
         ValueError: A rule that does not exist.
     """
     if duplicates not in DUPLICATES:
@@ -73,6 +74,7 @@ def prepare(
     with contextlib.suppress(CorruptArtifactError):
         if read_sealed(Path(folder), verify=False).get("identity") == identity:
             return SequenceData.load(folder)
+    raw.verify()
     rows, removed = _select(raw, min_interactions, duplicates, min_rating)
     offsets, items, user_ids, item_ids = _number(rows)
     rows.users = rows.items = None  # the codes are not needed any more, and take room

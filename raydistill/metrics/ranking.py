@@ -27,8 +27,9 @@ def rank_scores(
     seen_items: np.ndarray,
     *,
     top: bool = True,
+    candidates: bool = True,
 ) -> dict[str, np.ndarray]:
-    """Return rank, number of candidates and the ten best items of each user.
+    """Return rank and, where asked for, number of candidates and the ten best items of each user.
 
     Items of the history are left out of the candidates, but never the target. Ties count against the
     model: rank = number of candidates that score at least as high as the target (itself included), so a
@@ -39,6 +40,7 @@ def rank_scores(
         targets: Item ids.
         seen_rows, seen_items: Pairs of row and item id to leave out.
         top: Whether to find the ten best (ids, best first, 0 where there are fewer candidates).
+        candidates: Whether to count the candidates.
 
     Raises:
         TrialDivergedError: A target's score is not finite.
@@ -53,7 +55,9 @@ def rank_scores(
         torch.as_tensor(seen_rows, device=scores.device), torch.as_tensor(seen_items - 1, device=scores.device)
     ] = -torch.inf
     scores[rows, target_column] = target_score.squeeze(1)
-    result = {"candidates": _candidates(n_users, n_items, targets, seen_rows, seen_items)}
+    result = {}
+    if candidates:
+        result["candidates"] = _candidates(n_users, n_items, targets, seen_rows, seen_items)
     if top:
         result["top"] = _best(scores)
     # Counted from below, so that a score that is not a number counts against the model too. The answers of the

@@ -74,11 +74,11 @@ class TextTable(nn.Module):
     def forward(self) -> Float[Tensor, "rows hidden"]:
         """Return the whole table: padding, items, mask item."""
         weight = self.map.weight
-        return torch.cat([torch.zeros_like(weight[:1]), self.items(), weight[-1:]])
+        return torch.cat([torch.zeros_like(weight[:1]), self.texts @ weight[:-1], weight[-1:]])
 
-    def items(self) -> Float[Tensor, "n_items hidden"]:
-        """Return the rows of the items alone."""
-        return self.texts @ self.map.weight[:-1]
+    def copy(self) -> TextTable:
+        """Return a table with a map of its own over the same texts, which are large and never change."""
+        return TextTable(self.texts, self.map.weight.detach().clone())
 
 
 def text_map(

@@ -71,7 +71,10 @@ class Recommender(nn.Module):
             backbone.get_input_embeddings().requires_grad_(False)
 
     def hidden(
-        self, input_ids: Int[Tensor, "batch seq"], attention_mask: Int[Tensor, "batch seq"] | None = None
+        self,
+        input_ids: Int[Tensor, "batch seq"],
+        attention_mask: Int[Tensor, "batch seq"] | None = None,
+        table: Float[Tensor, "rows dim"] | None = None,
     ) -> Float[Tensor, "batch seq dim"]:
         """Return the final hidden states, normed and scaled, so that ``hidden @ output_weight.T`` are the logits.
 
@@ -79,6 +82,7 @@ class Recommender(nn.Module):
             input_ids: Items, padded on the right with 0.
             attention_mask: 1 where there is an item. A causal model needs none: padding stands after every real
                 position and cannot reach it. A bidirectional model takes ``input_ids != 0`` where none is given.
+            table: What :meth:`table` gave, for several calls between which no weight changes.
         """
         if attention_mask is None and not self.causal:
             attention_mask = input_ids.ne(0)
@@ -86,22 +90,32 @@ class Recommender(nn.Module):
         if self.item_text is None:
             output = self.backbone(**inputs)
         else:
-            output = functional_call(self.backbone, {self._table_name: self.item_text()}, kwargs=inputs)
+            table = self.table() if table is None else table
+            output = functional_call(self.backbone, {self._table_name: table}, kwargs=inputs)
         hidden = output.last_hidden_state
         return hidden if self.output_scale == 1.0 else hidden * self.output_scale
 
     def forward(
-        self, input_ids: Int[Tensor, "batch seq"], attention_mask: Int[Tensor, "batch seq"] | None = None
+        self,
+        input_ids: Int[Tensor, "batch seq"],
+        attention_mask: Int[Tensor, "batch seq"] | None = None,
+        table: Float[Tensor, "rows dim"] | None = None,
     ) -> Float[Tensor, "batch seq dim"]:
         """Return :meth:`hidden`, so that wrappers which call the module (data parallel, sharded) work."""
-        return self.hidden(input_ids, attention_mask)
+        return self.hidden(input_ids, attention_mask, table)
+
+    def table(self) -> Float[Tensor, "rows dim"]:
+        """Return the whole item table; forming one out of texts is as much work as a product with the catalogue."""
+        return self.backbone.get_input_embeddings().weight if self.item_text is None else self.item_text()
+
+    def items_of(self, table: Float[Tensor, "rows dim"]) -> Float[Tensor, "n_items dim"]:
+        """Return the items' rows of :meth:`table`: class c is item c + 1. A view."""
+        return table[1 : self.n_items + 1]
 
     @property
     def output_weight(self) -> Float[Tensor, "n_items dim"]:
-        """The items' rows of the item table: class c is item c + 1. A view, but for a table out of texts."""
-        if self.item_text is not None:
-            return self.item_text.items()
-        return self.backbone.get_input_embeddings().weight[1 : self.n_items + 1]
+        """The items' rows of the item table. A view, but for a table out of texts, which is formed anew."""
+        return self.items_of(self.table())
 
     def logits(self, hidden: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch n_items"]:
         """Return the scores of all items for hidden states of :meth:`hidden`."""
@@ -125,7 +139,8 @@ class Recommender(nn.Module):
     def keep_layers(self, layer_map: list[int], *, teacher_hash: str | None = None) -> Recommender:
         """Return a recommender of some of this one's blocks; see :func:`raydistill.models.surgery.keep_layers`."""
         student = keep_layers(self.backbone, layer_map, teacher_hash=teacher_hash or model_hash(self))
-        student = Recommender(student, **self._settings(), item_text=deepcopy(self.item_text))
+        text = self.item_text
+        student = Recommender(student, **self._settings(), item_text=text and text.copy())
         return student.train(self.training)
 
     def reinitialized(self, seed: int) -> Recommender:

@@ -47,7 +47,7 @@ class Selector:
         scores_rule: Scores, ``Float64[replicates, layers]``, from checked evidence and params; None where the
             selector has no score for a single layer.
         layers_rule: Layers to keep from checked evidence, n_student, n_teacher, params and generator.
-        stochastic: Whether the layer map depends on the generator.
+        stochastic: Whether the layer map depends on the generator; every set of layers must then be possible.
     """
 
     name: str

@@ -8,7 +8,8 @@ every pruning table.
 
 Formula: a uniform draw of n_student of the n_teacher layers without replacement, sorted.
 
-Symbols: one draw is one call with a fresh generator; ``draws`` is how many calls the arm makes in the confirm phase.
+Symbols: one draw is one call with a fresh generator; ``draws`` is how many different sets confirm trains. A set that an
+earlier draw has is drawn again, and where there are fewer sets than ``draws``, each is trained once.
 """
 
 from __future__ import annotations

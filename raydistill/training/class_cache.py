@@ -5,6 +5,7 @@ Hidden states, pooled, are kept beside them only where a sweep distils those too
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -76,14 +77,19 @@ def build_class_cache(
         ModelError: An output is not finite, or a hidden state does not fit half precision.
     """
     context = context or RunContext()
-    teacher.eval()
-    slots, logits, states = [], [], []
-    with torch.inference_mode():
-        for batch in examples.ordered(batch_tokens, rank=context.rank, world_size=context.world_size):
-            slots.append(batch.slots.numpy())
-            batch = batch.to(context.device)
-            hidden = teacher.hidden(batch.input_ids, batch.attention_mask)
-            logits.append(teacher.logits(hidden).float().cpu().numpy())
-            if with_hidden:
-                states.append(hidden.half().cpu().numpy())
-    write_rows(folder, slots, {LOGITS: logits} | ({HIDDEN: states} if with_hidden else {}), context)
+    outputs = _outputs(teacher.eval(), examples, batch_tokens, with_hidden, context)
+    write_rows(folder, outputs, examples.n_slots, context)
+
+
+@torch.inference_mode()
+def _outputs(
+    teacher: TextClassifier, examples: TextExamples, batch_tokens: int, with_hidden: bool, context: RunContext
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    for batch in examples.ordered(batch_tokens, rank=context.rank, world_size=context.world_size):
+        slots = batch.slots.numpy()
+        batch = batch.to(context.device)
+        hidden = teacher.hidden(batch.input_ids, batch.attention_mask)
+        rows = {LOGITS: teacher.logits(hidden).float().cpu().numpy()}
+        if with_hidden:
+            rows[HIDDEN] = hidden.half().cpu().numpy()
+        yield slots, rows

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from raydistill.data.batches import Batch, TrainingExamples
 from raydistill.data.splits import SequenceData
-from raydistill.errors import CorruptArtifactError
+from raydistill.errors import CorruptArtifactError, DataError
 from raydistill.losses import LossWeights
 from raydistill.models.recommender import Recommender
 from raydistill.training.objective import CatalogueObjective
@@ -42,6 +42,8 @@ class DistillationDataset:
         examples: Further arguments of :class:`raydistill.data.batches.TrainingExamples`.
 
     Raises:
+        DataError: There is nothing to learn from: no user has two interactions in the training part, or, for a model
+            that looks both ways, one.
         CorruptArtifactError: The cache was made of other examples.
     """
 
@@ -57,6 +59,13 @@ class DistillationDataset:
         self.data = data
         self.max_length = max_length
         self.examples = TrainingExamples(data, max_length=max_length, causal=causal, **examples)
+        if not len(self.examples):
+            least = "two interactions" if causal else "an interaction"
+            raise DataError(
+                f"no user has {least} in the training part, so there is nothing to learn from",
+                where="data.split",
+                mend="raise data.min_interactions, give longer histories, or take a split that leaves more to training",
+            )
         self.cache = cache
         if cache is not None and len(cache) != self.examples.n_slots:
             raise CorruptArtifactError(

@@ -20,6 +20,11 @@ SCORES_AT_A_TIME = 1 << 20
 
 GPU_SCORES_AT_A_TIME = 1 << 27
 
+BATCH_TOKENS = 4096
+"""Positions that go through the model at a time: more of them would not stay in a core's cache."""
+
+GPU_BATCH_TOKENS = 16384
+
 
 def rank_users(
     model: Recommender,
@@ -28,6 +33,8 @@ def rank_users(
     *,
     context: RunContext | None = None,
     top: bool = True,
+    candidates: bool = True,
+    batch_tokens: int | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the columns of ``ranks.parquet`` for every user with a target in ``part``, in order of user.
 
@@ -37,6 +44,8 @@ def rank_users(
         part: ``validation`` or ``test``.
         context: Where this runs; each worker ranks its share and all return the whole.
         top: Whether to find the ten best items of each user.
+        candidates: Whether to count what each target is ranked among; only ``auc`` needs it.
+        batch_tokens: Positions that go through the model at a time, about; what suits the device where None.
 
     Raises:
         TrialDivergedError: The model's item table, or a target's score, is not finite.
@@ -44,7 +53,9 @@ def rank_users(
     context = context or RunContext()
     users = evaluation_users(data, part)[context.rank :: context.world_size]
     try:
-        own = _rank_some(model, data, part, users, context.device, top)
+        own = _rank_some(
+            model, data, part, users, context.device, batch_tokens=batch_tokens, top=top, candidates=candidates
+        )
     except TrialDivergedError as error:
         own = error
     shares = context.gather(own)
@@ -55,19 +66,33 @@ def rank_users(
 
 
 def _rank_some(
-    model: Recommender, data: SequenceData, part: str, users: np.ndarray, device: torch.device, top: bool
+    model: Recommender,
+    data: SequenceData,
+    part: str,
+    users: np.ndarray,
+    device: torch.device,
+    *,
+    batch_tokens: int | None,
+    **wanted: bool,
 ) -> dict[str, np.ndarray]:
     model.eval()
     parts = []
+    if batch_tokens is None:
+        batch_tokens = BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS
     with torch.inference_mode():
-        if not torch.isfinite(model.output_weight).all():
+        table = model.table()
+        output_weight = model.items_of(table)
+        if not torch.isfinite(output_weight).all():
             raise TrialDivergedError("the model's item table is not finite")
-        score = _Products(model.output_weight.float().T.contiguous())
-        for batch in evaluation_batches(data, part, users, max_length=model.max_length, causal=model.causal):
+        score = _Products(output_weight.float().T.contiguous())
+        batches = evaluation_batches(
+            data, part, users, max_length=model.max_length, causal=model.causal, batch_tokens=batch_tokens
+        )
+        for batch in batches:
             mask = None if batch.attention_mask is None else batch.attention_mask.to(device)
-            hidden = model.hidden(batch.input_ids.to(device), mask).flatten(0, 1)
+            hidden = model.hidden(batch.input_ids.to(device), mask, table).flatten(0, 1)
             hidden = hidden[batch.positions.to(device)].float()
-            parts.append(_rank(score, hidden, data, part, batch.users, batch.targets, top))
+            parts.append(_rank(score, hidden, data, part, batch.users, batch.targets, **wanted))
     return _join(parts)
 
 
@@ -81,7 +106,7 @@ def rank_users_by_popularity(data: SequenceData, part: str) -> dict[str, np.ndar
     def score(rows: Tensor) -> Tensor:
         return popularity.repeat(rows.shape[0], 1)
 
-    return _rank(score, torch.empty(users.size, 0), data, part, users, targets, top=True)
+    return _rank(score, torch.empty(users.size, 0), data, part, users, targets)
 
 
 class _Products:
@@ -108,7 +133,7 @@ def _rank(
     part: str,
     users: np.ndarray,
     targets: np.ndarray,
-    top: bool,
+    **wanted: bool,
 ) -> dict[str, np.ndarray]:
     rows = max(1, (GPU_SCORES_AT_A_TIME if hidden.is_cuda else SCORES_AT_A_TIME) // data.n_items)
     begin = np.asarray(data.offsets)[users]
@@ -117,7 +142,7 @@ def _rank(
     for start in range(0, users.size, rows):
         chunk = slice(start, start + rows)
         seen_rows, seen = seen_items(data, part, users[chunk])
-        columns.append(rank_scores(score(hidden[chunk]), targets[chunk], seen_rows, seen, top=top))
+        columns.append(rank_scores(score(hidden[chunk]), targets[chunk], seen_rows, seen, **wanted))
     result = {name: np.concatenate([column[name] for column in columns]) for name in columns[0]}
     return result | {
         "user": users.astype(np.int32),

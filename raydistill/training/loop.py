@@ -187,7 +187,7 @@ class DistillationTrainer:
         started = time.perf_counter()
         self.trained.train()
         sums = torch.zeros(3, dtype=torch.float64, device=context.device)
-        n_targets = n_steps = 0
+        n_targets = 0
         with _own_dropout(settings.seed, epoch, context):
             steps = self.dataset.steps(
                 epoch,
@@ -202,7 +202,9 @@ class DistillationTrainer:
                 self._set_lr(epoch * self.steps_in_epoch + number)
                 sums += targets * self._step(parts, targets)
                 n_targets += targets
-                n_steps += 1
+                # On a GPU, or of all workers, to know would mean to wait in every step; there the epoch's end tells.
+                if context.world_size == 1 and context.device.type == "cpu" and not sums[0].isfinite():
+                    break
         self.optimizer.zero_grad(set_to_none=True)  # evaluation and checkpoint need the room
         loss, task, distillation = (value / n_targets for value in context.sum(sums.tolist()))
         if not math.isfinite(loss):

@@ -41,18 +41,20 @@ class CatalogueObjective(nn.Module):
         """Return the total loss of some length groups and its task and distillation parts, sums over ``normalizer``.
 
         The groups go through the model one by one, since each has its own length, and through the output layer
-        together: its cost is in the catalogue, and the table's gradient is then made once.
+        together: its cost is in the catalogue, and the table's gradient is then made once. A table out of texts is
+        formed once for all of them.
         """
-        hidden = torch.cat(
-            [self.model(g.batch.input_ids, g.batch.attention_mask).flatten(0, 1)[g.batch.positions] for g in groups]
-        )
+        table = self.model.table()
+        states = [self.model(g.batch.input_ids, g.batch.attention_mask, table).flatten(0, 1) for g in groups]
+        hidden = torch.cat([state[group.batch.positions] for state, group in zip(states, groups, strict=True)])
+        factor = hidden
         if torch.is_autocast_enabled(hidden.device.type):
             # Final norms give float32; the products with the whole catalogue are what lower precision is for.
-            hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
-        teacher_hidden = None if self.teacher_weight is None else torch.cat([g.teacher_hidden for g in groups])
+            factor = hidden.to(torch.get_autocast_dtype(hidden.device.type))
+        teacher_hidden = None if self.teacher_weight is None else _joined([g.teacher_hidden for g in groups])
         parts = catalogue_loss(
-            hidden,
-            self.model.output_weight.to(hidden.dtype),
+            factor,
+            self.model.items_of(table).to(factor.dtype),
             torch.cat([group.batch.labels for group in groups]),
             self.weights,
             teacher_hidden=teacher_hidden,
@@ -82,12 +84,18 @@ class ClassObjective(nn.Module):
         logits = self.model.logits(hidden).float()
         teacher_logits = teacher_hidden = None
         if self.weights.needs_teacher:
-            teacher_logits = torch.cat([group.teacher_logits for group in groups])
+            teacher_logits = _joined([group.teacher_logits for group in groups])
         if self.weights.alpha_hidden > 0:
-            teacher_hidden = torch.cat([group.teacher_hidden for group in groups])
+            teacher_hidden = _joined([group.teacher_hidden for group in groups])
         labels = torch.cat([group.batch.labels for group in groups])
         parts = class_loss(logits, teacher_logits, labels, self.weights, normalizer=normalizer)
         return _with_hidden(parts, self.weights, hidden, teacher_hidden, normalizer)
+
+
+def _joined(outputs: list[Tensor]) -> Tensor:
+    """Return the teacher's outputs at all targets; under autocast to bfloat16, half precision cannot be joined."""
+    with torch.autocast(outputs[0].device.type, enabled=False):
+        return torch.cat(outputs)
 
 
 def _with_hidden(
@@ -96,6 +104,6 @@ def _with_hidden(
     """Return the parts of a loss with the distance of hidden states added to the total."""
     total = parts.total
     if weights.alpha_hidden > 0:
-        distance = hidden_loss(hidden, teacher_hidden.to(hidden.dtype), normalizer=normalizer)
+        distance = hidden_loss(hidden, teacher_hidden, normalizer=normalizer)
         total = total + weights.alpha_hidden * distance
     return total, parts.task, parts.distillation

@@ -139,12 +139,7 @@ def calibration_samples(task: Task, sweep: Sweep, dataset: Dataset) -> list[list
         EvidenceError: There are fewer examples than ``evidence.samples``.
     """
     settings, examples = sweep.evidence, dataset.examples
-    if settings.samples > len(examples):
-        raise EvidenceError(
-            f"{settings.samples} calibration examples are asked for, the training data have {len(examples)}",
-            where="evidence.samples",
-            mend=f"set evidence.samples to at most {len(examples)}",
-        )
+    check_samples(sweep, len(examples))
     samples = []
     for replicate in range(settings.replicates):
         chosen = stream(settings.seed, "calibration", replicate).choice(
@@ -154,6 +149,20 @@ def calibration_samples(task: Task, sweep: Sweep, dataset: Dataset) -> list[list
         parts = np.array_split(chosen, -(-settings.samples // settings.batch_size))
         samples.append([task.calibration_batch(dataset, part, replicate) for part in parts])
     return samples
+
+
+def check_samples(sweep: Sweep, n_examples: int) -> None:
+    """Refuse calibration samples larger than the training data.
+
+    Raises:
+        EvidenceError: There are fewer examples than ``evidence.samples``.
+    """
+    if sweep.evidence.samples > n_examples:
+        raise EvidenceError(
+            f"{sweep.evidence.samples} calibration examples are asked for, the training data have {n_examples}",
+            where="evidence.samples",
+            mend=f"set evidence.samples to at most {n_examples}",
+        )
 
 
 def _note_memory(file: Path, peaks: dict[str, PeakMemory]) -> None:

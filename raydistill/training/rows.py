@@ -1,65 +1,102 @@
-"""Rows that several workers have computed, put together in one folder of arrays."""
+"""Rows that several workers compute, put into one folder of arrays, batch by batch."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
 from raydistill.errors import ModelError
+from raydistill.records import atomic_write
 from raydistill.training.context import RunContext
-from raydistill.training.stored_arrays import open_arrays, write_arrays
+from raydistill.training.stored_arrays import blank_array, seal_arrays, write_array
 
-SLOTS = "slots"
+Batches = Iterable[tuple[np.ndarray, Mapping[str, np.ndarray]]]
+"""Slots ``[batch]``, and by name the rows ``[batch, dim]`` of each column."""
 
 
-def write_rows(
-    folder: Path,
-    slots: Sequence[np.ndarray],
-    columns: Mapping[str, Sequence[np.ndarray]],
-    context: RunContext,
-    **further: np.ndarray,
-) -> None:
-    """Write what all workers computed to ``folder``, one array a column, row i that of slot i; all call it together.
+def write_rows(folder: Path, batches: Batches, n_slots: int, context: RunContext, **further: np.ndarray) -> None:
+    """Write what all workers compute to ``folder``, one array a column, row i that of slot i; all call it together.
 
-    Other workers' rows reach the first one, which writes, through files: a collective would give all rows to each.
+    Nobody holds more than a batch. Other workers' rows reach the first one, which writes, through files: a collective
+    would give all rows to each.
 
     Args:
         folder: Seen by all workers.
-        slots: Of this worker's rows, batch by batch; together the workers have every slot once.
-        columns: Name and rows ``[batch, dim]`` of each column.
+        batches: Of this worker, computed as they are asked for; together the workers have every slot once.
+        n_slots: Number of slots.
         context: Where this runs.
         further: Arrays that go beside the columns.
 
     Raises:
         ModelError: A value is not finite, on whichever worker.
+        ValueError: The batches do not have every slot.
+        RunDirectoryError: The folder cannot be written, or the disk is full.
     """
-    parts = {SLOTS: slots, **columns} if slots else {}
-    own = {name: np.concatenate(values) for name, values in parts.items()}
-    problem = next((f"{name} in {own[name].dtype}" for name in own if not np.isfinite(own[name]).all()), None)
-    found = context.gather((bool(own), problem))
-    if problem := next((problem for _, problem in found if problem), None):
-        raise ModelError(
-            f"not all of the teacher's outputs are finite: {problem}",
-            mend="look for exploding activations: a lower learning rate, a final layer norm, or float32",
-        )
-    files = [folder / f"rows-{rank}" for rank, (has_rows, _) in enumerate(found) if has_rows]
-    if context.world_size > 1 and own:
-        write_arrays(folder / f"rows-{context.rank}", own)
-    context.barrier()
+    batches = _finite(batches)
+    shares = [folder / f"rows-{rank}.part" for rank in range(context.world_size)]
+    if context.world_size > 1:
+        _write_share(shares[context.rank], batches, context)
+        batches = (batch for share in shares for batch in _read_share(share))
     if context.is_first:
-        shares = [own] if context.world_size == 1 else [open_arrays(file, verify=False) for file in files]
-        write_arrays(folder, {name: _in_order(shares, name) for name in columns} | further)
-        for file in files if context.world_size > 1 else ():
-            shutil.rmtree(file)
+        names = _write_columns(folder, batches, n_slots)
+        for name, array in further.items():
+            write_array(folder, name, array)
+        seal_arrays(folder, [*names, *further])
+        for share in shares:
+            share.unlink(missing_ok=True)
     context.barrier()
 
 
-def _in_order(shares: Sequence[Mapping[str, np.ndarray]], name: str) -> np.ndarray:
-    like = shares[0][name]
-    result = np.empty((sum(len(share[SLOTS]) for share in shares), *like.shape[1:]), dtype=like.dtype)
-    for share in shares:
-        result[share[SLOTS]] = share[name]
-    return result
+def _finite(batches: Batches) -> Iterator[tuple[np.ndarray, Mapping[str, np.ndarray]]]:
+    for slots, rows in batches:
+        for name, values in rows.items():
+            if not np.isfinite(values).all():
+                raise ModelError(
+                    f"not all of the teacher's outputs are finite: {name} in {values.dtype}",
+                    mend="look for exploding activations: a lower learning rate, a final layer norm, or float32",
+                )
+        yield slots, rows
+
+
+def _write_columns(folder: Path, batches: Batches, n_slots: int) -> list[str]:
+    """Write the arrays and return their names."""
+    arrays: dict[str, np.memmap] = {}
+    n_written = 0
+    with ExitStack() as stack:
+        for slots, rows in batches:
+            for name, values in rows.items():
+                if name not in arrays:
+                    temporary = stack.enter_context(atomic_write(folder / f"{name}.npy"))
+                    arrays[name] = blank_array(temporary, (n_slots, *values.shape[1:]), values.dtype)
+                arrays[name][slots] = values
+            n_written += len(slots)
+        if n_written != n_slots:
+            raise ValueError(f"{n_written} rows were computed for {n_slots} slots")
+        for array in arrays.values():
+            array.flush()
+    return list(arrays)
+
+
+def _write_share(path: Path, batches: Batches, context: RunContext) -> None:
+    """Write a worker's batches into one file, and tell all workers where an output is not finite."""
+    problem = None
+    try:
+        with atomic_write(path) as temporary, open(temporary, "wb") as file:
+            for slots, rows in batches:
+                for array in (slots, np.array(list(rows)), *rows.values()):
+                    np.save(file, array)
+    except ModelError as error:
+        problem = error
+    for found in context.gather(problem):
+        if found is not None:
+            raise found
+
+
+def _read_share(path: Path) -> Iterator[tuple[np.ndarray, Mapping[str, np.ndarray]]]:
+    with open(path, "rb") as file:
+        while file.peek(1):
+            slots, names = np.load(file), np.load(file)
+            yield slots, {str(name): np.load(file) for name in names}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,36 @@ def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
     Raises:
         RunDirectoryError: The folder cannot be written, or the disk is full.
     """
-    files = {}
     for name, array in arrays.items():
-        path = folder / f"{name}.npy"
-        with atomic_write(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, array)
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        write_array(folder, name, array)
+    seal_arrays(folder, arrays)
+
+
+def write_array(folder: Path, name: str, array: np.ndarray) -> None:
+    """Write one array as ``<name>.npy``, to be counted in by :func:`seal_arrays`."""
+    with atomic_write(folder / f"{name}.npy") as temporary, open(temporary, "wb") as file:
+        np.save(file, array)
+
+
+def blank_array(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:
+    """Return a new ``.npy`` file of zeros, mapped, with its room on the disk taken.
+
+    Without that, a disk that fills up while rows are written would end the process by a signal, and not by an error.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # not everywhere
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
+def seal_arrays(folder: Path, names: Iterable[str]) -> None:
+    """Write ``meta.json``, by which the named arrays of a folder are known to be whole."""
+    paths = [folder / f"{name}.npy" for name in names]
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in paths}
     write_json(folder / META, {"files": files})
 
 

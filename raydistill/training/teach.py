@@ -49,7 +49,8 @@ def teach(resources: Resources, seed: int, context: RunContext) -> str:
     dataset = task.dataset(sweep, data, causal=model.causal, teacher_seed=seed)
 
     def validate(candidate: nn.Module) -> dict[str, float]:
-        return task.metrics_of(sweep, task.evaluate(candidate, data, "validation", context=context, top=False))
+        wanted = task.metrics_wanted(sweep)
+        return task.metrics_of(sweep, task.evaluate(candidate, data, "validation", context=context, only=wanted))
 
     with PeakMemory() as memory:
         trainer = DistillationTrainer(

@@ -8,6 +8,7 @@ the catalogue at any temperature, for one matrix product: a few megabytes instea
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -75,17 +76,21 @@ def build_teacher_cache(
         ModelError: A hidden state does not fit half precision.
     """
     context = context or RunContext()
-    teacher.eval()
-    slots, states = [], []
-    with torch.inference_mode():
-        for pattern in range(examples.n_patterns):
-            for batch in examples.ordered(
-                batch_tokens, pattern=pattern, rank=context.rank, world_size=context.world_size
-            ):
-                batch = batch.to(context.device)
-                hidden = teacher.hidden(batch.input_ids, batch.attention_mask).flatten(0, 1)[batch.positions]
-                slots.append(batch.slots.cpu().numpy())
-                states.append(hidden.half().cpu().numpy())
     weight = teacher.output_weight.detach().float().cpu().numpy()
-    write_rows(folder, slots, {HIDDEN: states}, context, **{WEIGHT: weight})
+    states = _states(teacher.eval(), examples, batch_tokens, context)
+    write_rows(folder, states, examples.n_slots, context, **{WEIGHT: weight})
     return TeacherCache.open(folder)
+
+
+@torch.inference_mode()
+def _states(
+    teacher: Recommender, examples: TrainingExamples, batch_tokens: int, context: RunContext
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    table = teacher.table()
+    share = {"rank": context.rank, "world_size": context.world_size}
+    for pattern in range(examples.n_patterns):
+        for batch in examples.ordered(batch_tokens, pattern=pattern, **share):
+            slots = batch.slots.numpy()
+            batch = batch.to(context.device)
+            hidden = teacher.hidden(batch.input_ids, batch.attention_mask, table).flatten(0, 1)[batch.positions]
+            yield slots, {HIDDEN: hidden.half().cpu().numpy()}

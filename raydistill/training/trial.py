@@ -235,8 +235,9 @@ class Trial:
         return threshold is not None and not gain(metric, row[metric]) > threshold
 
     def _validate(self, model: nn.Module) -> dict[str, float]:
-        columns = self.task.evaluate(model, self.resources.data, "validation", context=self.context, top=False)
-        return self.task.metrics_of(self.sweep, columns)
+        task, data = self.task, self.resources.data
+        wanted = task.metrics_wanted(self.sweep)
+        return task.metrics_of(self.sweep, task.evaluate(model, data, "validation", context=self.context, only=wanted))
 
     def _test(self) -> tuple[dict[str, float], str, float]:
         started = time.perf_counter()

@@ -74,16 +74,21 @@ class Estimate:
         return (sum(self.phase_s) + 30) / 60
 
 
-def n_confirm(sweep: Sweep, arms: list[Arm], n_strata: int) -> dict[str, int]:
+def n_confirm(sweep: Sweep, arms: list[Arm], strata: list[tuple[int, float]], n_teacher_layers: int) -> dict[str, int]:
     """Return how many confirm trials each arm has."""
-    runs = sweep.confirm.teachers * sweep.confirm.seeds * n_strata
     counts = {}
     for arm in arms:
         if arm.in_strata:
-            counts[arm.name] = runs * arm.draws * (sweep.confirm.configurations if arm.has_study else 1)
+            counts[arm.name] = sum(n_confirm_in(sweep, arm, depth, n_teacher_layers) for depth, _ in strata)
         else:
             counts[arm.name] = sweep.confirm.teachers if arm.name == "teacher" else 1
     return counts
+
+
+def n_confirm_in(sweep: Sweep, arm: Arm, depth: int, n_teacher_layers: int) -> int:
+    """Return how many confirm trials an arm has in the stratum of a depth, under all teachers."""
+    settings = sweep.confirm.configurations if arm.has_study else 1
+    return sweep.confirm.teachers * sweep.confirm.seeds * settings * arm.n_draws(depth, n_teacher_layers)
 
 
 def estimate(
@@ -105,7 +110,7 @@ def estimate(
     concurrency = _concurrency(sweep)
     mean_depth = sum(depth for depth, _ in strata) / len(strata)
     n_search = sum(arm.has_study for arm in arms) * sweep.search.trials
-    n_confirmed = sum(n_confirm(sweep, arms, len(strata)).values())
+    n_confirmed = sum(n_confirm(sweep, arms, strata, work.n_layers).values())
     cache_bytes = work.cache_bytes * sweep.confirm.teachers
     teacher_bytes = 4 * (work.table + work.n_layers * work.block)
     # Controls that start from random weights are trained in full.

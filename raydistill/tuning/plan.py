@@ -10,10 +10,11 @@ from typing import Any
 
 from raydistill.config import Arm, Sweep, arms, quality_metric, strata
 from raydistill.errors import ConfigError
+from raydistill.training.prepare import check_samples
 from raydistill.training.tasks import task_of
 from raydistill.training.trial import TEACHER
 from raydistill.tuning.dealer import Dealer
-from raydistill.tuning.estimate import Estimate, estimate, n_confirm
+from raydistill.tuning.estimate import Estimate, estimate, n_confirm, n_confirm_in
 from raydistill.tuning.specs import configuration, confirm_seeds, teacher_seeds
 from raydistill.tuning.suggest import suggest
 
@@ -43,8 +44,10 @@ class Plan:
         Raises:
             ConfigError: The teacher has one layer, or the search is too small to find what confirm is to train in
                 every stratum.
+            EvidenceError: The training data have fewer examples than ``evidence.samples``.
         """
         workload = task_of(sweep).workload(sweep, data)
+        check_samples(sweep, workload.examples)
         if workload.n_layers < 2:
             raise ConfigError(
                 "the teacher has one layer, of which no smaller student can be made",
@@ -57,12 +60,12 @@ class Plan:
 
     def trials_by_arm(self) -> dict[str, int]:
         """Return how many trials each arm has, search and confirm together."""
-        confirm = n_confirm(self.sweep, self.arms, len(self.strata))
+        confirm = self._n_confirm()
         return {arm.name: confirm[arm.name] + arm.has_study * self.sweep.search.trials for arm in self.arms}
 
     def content(self, dealer: Dealer | None = None) -> dict[str, Any]:
         """Return the content of ``plan.json``; with the confirm jobs once the search has settled them."""
-        sweep, confirm = self.sweep, n_confirm(self.sweep, self.arms, len(self.strata))
+        sweep, confirm = self.sweep, self._n_confirm()
         return {
             "sweep": sweep.name,
             "task": sweep.task,
@@ -104,18 +107,17 @@ class Plan:
         There are such where too many search trials of a stratum failed or were stopped early.
         """
         found = Counter((spec.arm, spec.n_student_layers) for spec in dealer.confirm or ())
-        planned = n_confirm(self.sweep, self.arms, len(self.strata))
-        return [
-            {
-                "arm": arm.name,
-                "keep_ratio": ratio,
-                "planned": planned[arm.name] // len(self.strata),
-                "found": found[arm.name, depth],
-            }
-            for arm in self.arms
-            for depth, ratio in self.strata
-            if arm.in_strata and found[arm.name, depth] < planned[arm.name] // len(self.strata)
-        ]
+        result = []
+        for arm, (depth, ratio) in product(self.arms, self.strata):
+            planned = n_confirm_in(self.sweep, arm, depth, self.n_teacher_layers)
+            if arm.in_strata and found[arm.name, depth] < planned:
+                result.append(
+                    {"arm": arm.name, "keep_ratio": ratio, "planned": planned, "found": found[arm.name, depth]}
+                )
+        return result
+
+    def _n_confirm(self) -> dict[str, int]:
+        return n_confirm(self.sweep, self.arms, self.strata, self.n_teacher_layers)
 
     def text(self, *, every_trial: bool = False) -> str:
         """Return the plan for a person."""
@@ -123,7 +125,7 @@ class Plan:
 
     def _summary(self) -> Iterator[str]:
         sweep, cost = self.sweep, self.cost
-        confirm = sum(n_confirm(sweep, self.arms, len(self.strata)).values())
+        confirm = sum(self._n_confirm().values())
         searched = [arm.name for arm in self.arms if arm.has_study]
         depths = " and ".join(f"{depth} of {self.n_teacher_layers}" for depth, _ in self.strata)
         yield f"plan of sweep {sweep.name}: {len(self.arms)} arms, students of {depths} layers"
@@ -139,6 +141,13 @@ class Plan:
         for (phase, what), amount in zip(phases.items(), amounts, strict=True):
             yield f"  {phase:<8} {what:<58} {amount}"
         yield f"  {'cache':<8} {'what the teachers answer, kept for all trials':<58} {_megabytes(cost.cache_bytes)}"
+        for arm, (depth, _) in product(self.arms, self.strata):
+            n_draws = arm.n_draws(depth, self.n_teacher_layers)
+            if n_draws < arm.draws:
+                yield (
+                    f"  {arm.name} has {n_draws} draws in place of {arm.draws} at {depth} of "
+                    f"{self.n_teacher_layers} layers: there are no more sets of them"
+                )
         yield self._estimate()
 
     def _estimate(self) -> str:
@@ -184,6 +193,8 @@ class Plan:
                 settings = sweep.confirm.configurations if arm.has_study else 1
                 cases = product(self.strata, confirm_seeds(sweep), range(settings), range(arm.draws))
                 for (depth, ratio), seed, place, draw in cases:
+                    if draw >= arm.n_draws(depth, self.n_teacher_layers):
+                        continue
                     setting = f" setting {place + 1}" if settings > 1 else ""
                     drawn = f" draw {draw}" if arm.draws > 1 else ""
                     yield f"  confirm {arm.name:<18} keep {ratio:g} ({depth} layers) seed {seed}{setting}{drawn}{under}"

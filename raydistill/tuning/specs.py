@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from numpy.random import Generator
+
 from raydistill.config import Arm, Sweep, quality_metric
 from raydistill.records import Record, gain
 from raydistill.seeding import stream
@@ -156,9 +158,11 @@ def _confirm_arm(
         if source is None:
             return
     is_drawn = source.selector is not None and SELECTORS[source.selector].stochastic
+    # Where nothing is drawn, or for no_kd's one set of drawn layers, `student_fields` finds them itself.
+    layer_maps = drawn_layers(sweep, source, teacher, stratum[0]) if is_drawn and arm is source else [None]
     for rank, setting in enumerate(settings):
-        for draw in range(source.draws if is_drawn and arm is source else 1):
-            student = student_fields(sweep, source, teacher, stratum, "confirm", draw if is_drawn else None)
+        for draw, layers in enumerate(layer_maps):
+            student = student_fields(sweep, source, teacher, stratum, "confirm", draw if is_drawn else None, layers)
             yield TrialSpec(
                 phase="confirm",
                 number=rank,
@@ -191,10 +195,48 @@ def best_selector(
     return max(tops, key=lambda top: top[:2])[2] if tops else None
 
 
+def drawn_layers(sweep: Sweep, arm: Arm, teacher: PreparedTeacher, depth: int) -> list[tuple[int, ...]]:
+    """Return the layer maps that confirm trains of an arm whose layers are drawn, all different.
+
+    Each draw keeps the first set that its own generator gives, unless an earlier draw has that; it then goes on to a
+    set that is nobody's. So draws that differ anyway are what they would be without this rule.
+    """
+    generators = [_layer_stream(sweep, "confirm", draw, depth) for draw in range(arm.n_draws(depth, teacher.n_layers))]
+    first = [teacher.layers(arm, depth, generator) for generator in generators]
+    taken, found = set(first), []
+    for layers, generator in zip(first, generators, strict=True):
+        if layers in found:
+            while layers in taken:
+                layers = teacher.layers(arm, depth, generator)
+            taken.add(layers)
+        found.append(layers)
+    return found
+
+
+def _layer_stream(sweep: Sweep, phase: str, draw: int | None, depth: int) -> Generator:
+    return stream(sweep.search.seed, "layers", phase, draw or 0, depth)
+
+
 def student_fields(
-    sweep: Sweep, arm: Arm, teacher: PreparedTeacher, stratum: Stratum, phase: str, draw: int | None
+    sweep: Sweep,
+    arm: Arm,
+    teacher: PreparedTeacher,
+    stratum: Stratum,
+    phase: str,
+    draw: int | None,
+    layer_map: tuple[int, ...] | None = None,
 ) -> dict[str, Any]:
-    """Return the fields of a student: of selected layers for a selector, of random weights for a control."""
+    """Return the fields of a student: of selected layers for a selector, of random weights for a control.
+
+    Args:
+        sweep: The sweep.
+        arm: The arm.
+        teacher: The teacher that the layers are of.
+        stratum: Depth and keep-ratio.
+        phase: ``search`` or ``confirm``.
+        draw: Number of the draw, where the arm's layers are drawn.
+        layer_map: The layers, where they are known already.
+    """
     depth, keep_ratio = stratum
     fields: dict[str, Any] = {
         "arm": arm.name,
@@ -206,10 +248,11 @@ def student_fields(
     }
     if arm.selector is None:
         return fields
-    generator = stream(sweep.search.seed, "layers", phase, draw or 0, depth)
+    if layer_map is None:
+        layer_map = teacher.layers(arm, depth, _layer_stream(sweep, phase, draw, depth))
     return fields | {
         "start": FROM_TEACHER,
-        "layer_map": teacher.layers(arm, depth, generator),
+        "layer_map": layer_map,
         "draw": draw,
         "evidence": teacher.evidence_id,
         "evidence_seconds": teacher.evidence_seconds(arm),

@@ -67,6 +67,29 @@ def test_raw_data_are_memory_mapped(tmp_path):
     assert column.nbytes > 200_000 > pa.total_allocated_bytes()
 
 
+def test_changed_raw_data_are_noticed_when_they_are_read_and_not_before(tmp_path):
+    options = {"folder": tmp_path / "prepared", **OPTIONS}
+    before = prepare(make_raw(tmp_path), **options)
+    (path,) = tmp_path.glob("raw/*/interactions.arrow")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    # What was prepared of the data as they were is opened without reading them.
+    assert prepare(make_raw(tmp_path), **options).hash == before.hash
+    with pytest.raises(CorruptArtifactError, match=r"interactions\.arrow") as caught:
+        prepare(make_raw(tmp_path), **options | {"min_interactions": 2})
+    assert "makes it anew" in caught.value.mend
+
+
+def test_raw_data_that_cannot_even_be_opened_are_made_anew(tmp_path):
+    raw = make_raw(tmp_path)
+    path = raw.folder / "items.arrow"
+    content = path.read_bytes()
+    path.write_bytes(bytes(len(content)))
+    assert make_raw(tmp_path).interactions[:] == raw.interactions[:]
+    assert path.read_bytes() == content
+
+
 def test_saved_and_loaded_data_are_equal(data, tmp_path):
     copy = data.save(tmp_path / "copy")
     for name in ARRAYS:

@@ -73,3 +73,15 @@ def test_which_weights_need_a_teacher():
     assert LossWeights().needs_teacher
     assert LossWeights(alpha_dist=0, alpha_hidden=0.1).needs_teacher
     assert not LossWeights(alpha_dist=0).needs_teacher
+
+
+def test_hidden_loss_is_computed_in_float32_where_lower_precision_is_asked_for():
+    """A student near its teacher, at a distance below what bfloat16 can tell from 0."""
+    student = torch.from_numpy(RNG.normal(size=(6, 5))).float()
+    teacher = (student + 0.02 * torch.from_numpy(RNG.normal(size=(6, 5)))).float()
+    left, right = student.double().numpy(), teacher.double().numpy()
+    cosine = (left * right).sum(1) / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1)
+    assert 1e-5 < 1 - cosine.mean() < 2e-3
+    with torch.autocast("cpu", torch.bfloat16):
+        assert float(hidden_loss(student, teacher)) == pytest.approx(1 - cosine.mean(), rel=0.01)
+        assert hidden_loss(student.bfloat16(), teacher).dtype == torch.float32

@@ -104,6 +104,25 @@ def test_only_the_map_and_the_blocks_learn(family):
     torch.testing.assert_close(model.item_text.map.weight.grad, other.item_text.map.weight.grad, rtol=1e-4, atol=1e-6)
 
 
+def test_a_table_that_was_formed_before_is_the_one_formed_for_each_call():
+    model = model_with("bert")
+    with torch.no_grad():
+        table = model.table()
+        assert torch.equal(model.items_of(table), model.output_weight)
+        assert torch.equal(model.hidden(histories(), table=table), model.hidden(histories()))
+        other = model.hidden(histories(), table=2 * table)
+    assert not torch.equal(other, model.hidden(histories()))
+
+
+def test_students_share_the_texts_and_not_the_map():
+    teacher = model_with("gpt2")
+    student = teacher.keep_layers([0, 2])
+    assert student.item_text.texts.data_ptr() == teacher.item_text.texts.data_ptr()
+    assert student.item_text.map.weight.data_ptr() != teacher.item_text.map.weight.data_ptr()
+    assert torch.equal(student.item_text.map.weight, teacher.item_text.map.weight)
+    assert student.item_text.map.weight.requires_grad
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_students_and_files(family, tmp_path):
     teacher = model_with(family)

@@ -54,7 +54,8 @@ def test_the_code_of_a_card_scores_items_as_the_evaluation_does(family, tmp_path
     data, model = resources.data, trial.model.eval()
     users = evaluation_users(data, "test")
     lengths = set()
-    for batch in evaluation_batches(data, "test", users, max_length=model.max_length, causal=model.causal):
+    places = {"max_length": model.max_length, "causal": model.causal}
+    for batch in evaluation_batches(data, "test", users, batch_tokens=4096, **places):
         with torch.no_grad():
             hidden = model.hidden(batch.input_ids, attention_mask=batch.attention_mask)
             expected = model.logits(hidden.flatten(0, 1)[batch.positions])

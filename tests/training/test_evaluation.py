@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from training_zoo import MAX_LENGTH, N_ITEMS, small_data, small_model
 
+from raydistill.data.splits import SequenceData, user_time
 from raydistill.errors import TrialDivergedError
 from raydistill.records import RANK_COLUMNS, read_ranks, write_ranks
 from raydistill.training import evaluation
@@ -15,12 +18,33 @@ from raydistill.training.evaluation import rank_users, rank_users_by_popularity
 DATA = small_data(60)
 
 
-def one_by_one(model, part: str) -> dict[int, dict]:
+def timed_data() -> SequenceData:
+    """Return users split by shares of their own time, who have many items twice, and some of whom have no target."""
+    data = small_data(60, seed=4)
+    items, lengths = data.items.copy(), np.diff(data.offsets)
+    for user in range(0, data.n_users, 3):
+        begin, end = data.offsets[user], data.offsets[user + 1]
+        items[end - 1] = items[begin]  # has been had before
+        items[end - 3] = items[begin]
+    positions = user_time(data.offsets, (0.5, 0.8))
+    short = lengths < 6
+    for name in ("validation_position", "test_position"):
+        positions[name] = np.where(short, -1, positions[name])
+    return replace(data, items=items, popularity=np.bincount(items, minlength=N_ITEMS + 1), **positions)
+
+
+TIMED = timed_data()
+
+
+def one_by_one(model, data: SequenceData, part: str) -> dict[int, dict]:
     """Return by user what the rule as written gives, from scores of one unpadded history at a time."""
     result = {}
-    for user in range(DATA.n_users):
-        own = DATA.items[DATA.offsets[user] : DATA.offsets[user + 1]].astype(int)
-        history, target = (own[:-2], own[-2]) if part == "validation" else (own[:-1], own[-1])
+    positions = data.validation_position if part == "validation" else data.test_position
+    for user in range(data.n_users):
+        begin, position = int(data.offsets[user]), int(positions[user])
+        if position <= begin:
+            continue
+        history, target = data.items[begin:position].astype(int), int(data.items[position])
         longest = MAX_LENGTH if model.causal else MAX_LENGTH - 1
         ids = list(history[-longest:]) + ([] if model.causal else [model.mask_item])
         with torch.no_grad():
@@ -34,24 +58,33 @@ def one_by_one(model, part: str) -> dict[int, dict]:
             "least": int((scores[candidates - 1] > own_score + 1e-5).sum()) + 1,
             "most": int((scores[candidates - 1] >= own_score - 1e-5).sum()),
             "history_length": history.size,
-            "target_popularity": DATA.popularity[target],
+            "target_popularity": data.popularity[target],
             "top": candidates[np.argsort(-scores[candidates - 1])][:10],
             "scores": scores,
         }
     return result
 
 
+def test_the_other_split_has_users_without_target_and_targets_that_were_had_before():
+    for part, positions in (("validation", TIMED.validation_position), ("test", TIMED.test_position)):
+        with_target = np.flatnonzero(positions >= 0)
+        assert 10 < with_target.size < TIMED.n_users, part
+        repeated = [TIMED.items[positions[u]] in TIMED.items[TIMED.offsets[u] : positions[u]] for u in with_target]
+        assert any(repeated), part
+
+
 @pytest.mark.parametrize("family", ["gpt2", "bert"])
 @pytest.mark.parametrize("part", ["validation", "test"])
-@pytest.mark.parametrize("scores_at_a_time", [None, 3 * N_ITEMS])
-def test_ranks_are_those_of_one_user_at_a_time(family, part, scores_at_a_time, monkeypatch):
+@pytest.mark.parametrize("data", [DATA, TIMED], ids=["leave one out", "user time"])
+@pytest.mark.parametrize(("scores_at_a_time", "batch_tokens"), [(None, None), (3 * N_ITEMS, None), (None, 40)])
+def test_ranks_are_those_of_one_user_at_a_time(family, part, data, scores_at_a_time, batch_tokens, monkeypatch):
     if scores_at_a_time:
         monkeypatch.setattr(evaluation, "SCORES_AT_A_TIME", scores_at_a_time)
     model = small_model(family).eval()
     with torch.no_grad():
         model.output_weight.mul_(20)
-    expected = one_by_one(model, part)
-    columns = rank_users(model, DATA, part)
+    expected = one_by_one(model, data, part)
+    columns = rank_users(model, data, part, batch_tokens=batch_tokens)
     assert set(columns) == set(RANK_COLUMNS)
     assert columns["user"].tolist() == sorted(expected)
     assert len({row["least"] for row in expected.values()}) > 10
@@ -66,8 +99,8 @@ def test_ranks_are_those_of_one_user_at_a_time(family, part, scores_at_a_time, m
 
 def test_without_the_best_ten_the_rest_is_the_same():
     model = small_model()
-    whole, quick = rank_users(model, DATA, "test"), rank_users(model, DATA, "test", top=False)
-    assert set(whole) - set(quick) == {"top"}
+    whole, quick = rank_users(model, DATA, "test"), rank_users(model, DATA, "test", top=False, candidates=False)
+    assert set(whole) - set(quick) == {"top", "candidates"}
     assert all((whole[name] == quick[name]).all() for name in quick)
 
 

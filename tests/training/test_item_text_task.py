@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from job_zoo import prepared_in, resources_in, spec_of
 from sklearn.metrics import ndcg_score
 from text_job_zoo import write_events, write_tokenizer
+from training_zoo import MAX_LENGTH, N_ITEMS, small_data, small_model
 from transformers import BertConfig, BertModel
 
+from raydistill.losses.distillation import TASK_ONLY
+from raydistill.models.item_text import TextTable
 from raydistill.records import read_ranks
 from raydistill.training import tasks
+from raydistill.training.dataset import DistillationDataset
+from raydistill.training.evaluation import rank_users
+from raydistill.training.objective import CatalogueObjective
 from raydistill.training.tasks import item_text
 from raydistill.training.trial import Trial
 
@@ -52,6 +59,40 @@ def test_students_of_a_table_out_of_titles_are_trained_and_tested(folder, projec
     warm = ranks["target_popularity"] > 0
     assert record.test["warm_ndcg@10"] == pytest.approx(_ndcg(ranks["rank"][warm]))
     assert ("cold_ndcg@10" in record.test) == bool((~warm).any())
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_the_table_is_formed_once_a_step_and_once_a_ranking(family, monkeypatch):
+    data = small_data(400)
+    texts = np.random.default_rng(0).normal(size=(N_ITEMS, 12))
+    model = small_model(family, dropout=0.0).double()
+    model = model.with_item_text(texts, "linear", seed=0).double()
+    dataset = DistillationDataset(data, max_length=MAX_LENGTH, causal=model.causal)
+    ((groups,), n_targets) = next(dataset.steps(0, batch_size=700, seed=0, groups=4))
+    assert len(groups) > 1
+    own = model.item_text.map.weight
+
+    # Each group with a table of its own, and a loss of whole logits.
+    logits = [
+        model.logits(model.hidden(one.batch.input_ids, one.batch.attention_mask).flatten(0, 1)[one.batch.positions])
+        for one in groups
+    ]
+    labels = torch.cat([one.batch.labels for one in groups])
+    expected = torch.nn.functional.cross_entropy(torch.cat(logits), labels, reduction="sum") / n_targets
+    (gradient,) = torch.autograd.grad(expected, own)
+
+    formed, form = [], TextTable.forward
+    monkeypatch.setattr(TextTable, "forward", lambda self: formed.append(self) or form(self))
+    total, _, _ = CatalogueObjective(model, TASK_ONLY)(groups, n_targets)
+    total.backward()
+    assert len(formed) == 1
+    torch.testing.assert_close(total, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(own.grad, gradient, rtol=1e-5, atol=1e-9)
+
+    formed.clear()
+    ranks = rank_users(model, data, "test", batch_tokens=64)["rank"]
+    assert len(formed) == 1
+    assert (ranks == rank_users(model.plain(), data, "test", batch_tokens=64)["rank"]).all()
 
 
 def _ndcg(ranks: np.ndarray) -> float:

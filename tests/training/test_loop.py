@@ -7,9 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from training_zoo import MAX_LENGTH, small_data, small_model
 
 from raydistill.data.batches import TrainingExamples
+from raydistill.data.preference import TextBatch
 from raydistill.errors import TrialDivergedError
 from raydistill.losses import LossWeights
 from raydistill.losses.distillation import TASK_ONLY
@@ -18,7 +20,8 @@ from raydistill.training.context import RunContext
 from raydistill.training.dataset import DistillationBatch, DistillationDataset
 from raydistill.training.evaluation import rank_users
 from raydistill.training.loop import DistillationTrainer, TrainingSettings
-from raydistill.training.objective import CatalogueObjective
+from raydistill.training.objective import CatalogueObjective, ClassObjective
+from raydistill.training.text_dataset import TextGroup
 
 DATA = small_data()
 MANY = small_data(n_users=400)
@@ -198,6 +201,55 @@ def test_a_loss_that_is_not_finite_is_a_diverged_trial():
         model.output_weight[3] = torch.nan
     with pytest.raises(TrialDivergedError, match="epoch 1"):
         trainer(model).fit()
+
+
+def test_a_diverged_trial_ends_with_the_step_that_it_diverged_in():
+    run = trainer(settings=dataclasses.replace(SETTINGS, batch_size=8))
+    taken, step = [], run._step
+
+    def third_is_not_finite(*arguments):
+        taken.append(step(*arguments))
+        return taken[-1] * (torch.nan if len(taken) == 3 else 1)
+
+    run._step = third_is_not_finite
+    assert run.steps_in_epoch > 4
+    with pytest.raises(TrialDivergedError, match="the loss is nan in epoch 1"):
+        run.fit()
+    assert len(taken) == 3
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_hidden_states_are_compared_before_they_are_rounded_to_bfloat16(family):
+    """The distance of a student near its teacher, against float64 of the states that the model gives."""
+    model = small_model(family, dropout=0.0).eval()
+    examples = TrainingExamples(DATA, max_length=MAX_LENGTH, causal=model.causal)
+    batch = examples.batch(np.arange(20))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        hidden = model(batch.input_ids, batch.attention_mask).flatten(0, 1)[batch.positions]
+    assert hidden.dtype == torch.float32
+    teacher = (hidden + 0.02 * torch.randn(hidden.shape, generator=torch.Generator().manual_seed(0))).half()
+    cosine = torch.cosine_similarity(hidden.double(), teacher.double(), dim=-1)
+    objective = CatalogueObjective(model, LossWeights(1.0, 0.0, 0.0, alpha_hidden=1.0))
+    objective.teacher_weight = model.output_weight.detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        total, _, _ = objective([DistillationBatch(batch, teacher)], len(hidden))
+    assert total.item() == pytest.approx(1 - float(cosine.mean()), rel=1e-3)
+    assert total.item() < 2**-9  # half of what is between 1 and the next smaller number of bfloat16
+    total.backward()
+    assert model.backbone.get_input_embeddings().weight.grad.abs().max() > 0
+
+
+def test_the_hidden_states_of_texts_too():
+    states = torch.randn(12, 16, generator=torch.Generator().manual_seed(1))
+    teacher = (states + 0.02 * torch.randn(12, 16, generator=torch.Generator().manual_seed(2))).half()
+    model = nn.Linear(16, 2)
+    model.forward, model.logits = lambda input_ids, mask: states, model.forward
+    batch = TextBatch(*[torch.zeros(12, 1, dtype=torch.int64)] * 2, *[torch.arange(12) % 2] * 2, torch.arange(12))
+    with torch.autocast("cpu", torch.bfloat16):
+        group = TextGroup(batch, torch.zeros(12, 2), teacher)
+        total, _, _ = ClassObjective(model, LossWeights(1.0, 0.0, 0.0, alpha_hidden=1.0))([group], 12)
+    cosine = torch.cosine_similarity(states.double(), teacher.double(), dim=-1)
+    assert total.item() == pytest.approx(1 - float(cosine.mean()), rel=1e-3)
 
 
 def test_a_distillation_without_a_cache_is_refused():

@@ -400,7 +400,7 @@ def test_a_shipped_text_sweep_is_checked_by_a_dry_run_without_any_weights(tmp_pa
         f"data={json.dumps(data | {'min_interactions': 1, 'max_length': 3})}",
         f"teacher.pretrained={checkpoint}",
         f"classifier.tokenizer={tmp_path / 'tokenizer'}",
-        *("examples={}", "candidates.negatives=2", "search.space.keep_ratio.choice=[0.25, 0.5]"),
+        *("examples={}", "candidates.negatives=2", "evidence.samples=64", "search.space.keep_ratio.choice=[0.25, 0.5]"),
         f"execution.storage={tmp_path / 'storage'}",
     ]
     job = Job.load(ROOT / "sweeps" / f"{name}.yaml", overrides, tmp_path / "dry")

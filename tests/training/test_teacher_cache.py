@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
+import os
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,11 +14,13 @@ import torch
 from training_zoo import MAX_LENGTH, N_ITEMS, small_data, small_model
 
 from raydistill.data.batches import TrainingExamples
-from raydistill.errors import CorruptArtifactError, ModelError
+from raydistill.errors import CorruptArtifactError, ModelError, RunDirectoryError
 from raydistill.losses import LossWeights, class_loss, hidden_loss
 from raydistill.losses.distillation import TASK_ONLY
+from raydistill.training.context import RunContext
 from raydistill.training.dataset import DistillationDataset
 from raydistill.training.loop import DistillationTrainer, TrainingSettings
+from raydistill.training.rows import write_rows
 from raydistill.training.teacher_cache import TeacherCache, build_teacher_cache
 
 DATA = small_data(n_users=300)
@@ -63,6 +69,53 @@ def test_the_cache_is_the_live_teacher_to_half_precision(case):
             torch.testing.assert_close(cached.float(), hidden, rtol=2**-10, atol=1e-4)
 
 
+def test_the_file_has_the_bytes_that_numpy_writes_of_the_whole_array(case):
+    teacher, examples, folder = case
+    expected = np.full((examples.n_slots, 16), np.nan, dtype=np.float16)
+    for pattern in range(examples.n_patterns):
+        for batch in examples.ordered(16384, pattern=pattern):
+            expected[batch.slots.numpy()] = live(teacher, batch).half().numpy()
+    np.save(folder.parent / "whole.npy", expected)
+    whole = (folder.parent / "whole.npy").read_bytes()
+    assert (folder / "hidden.npy").read_bytes() == whole
+    meta = json.loads((folder / "meta.json").read_text())["files"]["hidden.npy"]
+    assert meta == {"bytes": len(whole), "sha256": hashlib.sha256(whole).hexdigest()}
+
+
+def batches_of(n_batches: int, width: int = 1000):
+    for number in range(n_batches):
+        yield np.arange(10) * n_batches + number, {"hidden": np.full((10, width), number, dtype=np.float16)}
+
+
+def test_no_more_than_a_batch_is_held_while_a_cache_is_written(tmp_path):
+    write_rows(tmp_path / "first", batches_of(1), 10, RunContext())  # imports, and buffers of files
+    tracemalloc.start()
+    try:
+        write_rows(tmp_path / "cache", batches_of(200, 4000), 2000, RunContext())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    rows = np.load(tmp_path / "cache" / "hidden.npy", mmap_mode="r")
+    assert (rows == np.tile(np.arange(200), 10)[:, None]).all()
+    assert peak < rows.nbytes / 4  # hashing takes two megabytes
+
+
+def test_rows_that_are_missing_are_noticed(tmp_path):
+    with pytest.raises(ValueError, match="20 rows were computed for 21 slots"):
+        write_rows(tmp_path / "cache", batches_of(2), 21, RunContext())
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_disk_without_room_for_the_cache_is_an_error_and_no_signal(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(RunDirectoryError, match="No space left"):
+        write_rows(tmp_path / "cache", batches_of(2), 20, RunContext())
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
 def test_opening_it_twice_does_not_copy_the_states(case):
     _, _, folder = case
     first, second = TeacherCache.open(folder), TeacherCache.open(folder)
@@ -103,6 +156,19 @@ def test_distilling_from_the_cache_is_distilling_from_the_live_teacher(case):
             n_targets += step.n_targets
         expected.append(loss_sum / n_targets)
     assert [row["loss"] for row in curves] == pytest.approx(expected, rel=2e-3)
+
+
+def test_distilling_in_bfloat16_stays_near_float32(case):
+    teacher, _, folder = case
+    weights = LossWeights(temperature=3.0, alpha_dist=0.8, alpha_task=0.4, alpha_hidden=0.5)
+    dataset = DistillationDataset(DATA, max_length=MAX_LENGTH, causal=teacher.causal, cache=TeacherCache.open(folder))
+    curves = {}
+    for precision in ("float32", "bfloat16"):
+        settings = TrainingSettings(epochs=2, batch_size=50, lr=1e-3, precision=precision)
+        curves[precision] = DistillationTrainer(teacher.keep_layers([0, 2]), dataset, weights, settings).fit().curves
+    for name in ("loss", "distillation_loss"):
+        first, second = ([row[name] for row in curves[precision]] for precision in curves)
+        assert second == pytest.approx(first, rel=2e-2)
 
 
 def test_a_student_that_is_the_teacher_has_nothing_to_distil(case):

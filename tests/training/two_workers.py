@@ -81,7 +81,7 @@ def diverged_elsewhere(rank: int, world_size: int) -> str:
     """Return what a worker is told where the scores of another one's users are not finite."""
     rank_some = evaluation._rank_some
 
-    def fail(*arguments):
+    def fail(*arguments, **wanted):
         raise TrialDivergedError("a score is not finite")
 
     evaluation._rank_some = fail if rank == world_size - 1 else rank_some

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from tuning_zoo import dealer_of, play, small_sweep
 
-from raydistill.errors import ConfigError
+from raydistill.errors import ConfigError, DataError, EvidenceError
 from raydistill.training.tasks import NEXT_ITEM
 from raydistill.tuning import estimate as estimate_module
 from raydistill.tuning.plan import Plan
@@ -34,17 +34,18 @@ def plan_of(tmp_path, cache):
     return make
 
 
+FEW_SETS = ("teacher.layers=4", "selectors=[uniform, {name: random, draws: 5}]")  # four sets of one layer, six of two
 LARGER = ("confirm.teachers=2", "confirm.configurations=2", "confirm.seeds=3")
 
 
-@pytest.mark.parametrize("overrides", [(), LARGER], ids=["small", "larger"])
+@pytest.mark.parametrize("overrides", [(), LARGER, FEW_SETS], ids=["small", "larger", "few sets"])
 def test_counts_are_those_that_the_dealer_deals(plan_of, overrides):
     plan = plan_of("search.early_stopping=none", *overrides)
     dealt = Counter(record.arm for record in play(dealer_of(plan.sweep)))
     assert plan.trials_by_arm() == dict(dealt)
 
 
-@pytest.mark.parametrize("overrides", [(), LARGER], ids=["small", "larger"])
+@pytest.mark.parametrize("overrides", [(), LARGER, FEW_SETS], ids=["small", "larger", "few sets"])
 def test_a_dry_run_has_one_line_a_trial(plan_of, overrides):
     plan = plan_of("search.early_stopping=none", *overrides)
     lines = plan.text(every_trial=True).splitlines()
@@ -54,6 +55,19 @@ def test_a_dry_run_has_one_line_a_trial(plan_of, overrides):
     dealt = Counter((record.phase, record.arm) for record in play(dealer_of(plan.sweep)))
     assert said == dealt
     assert len(set(lines)) == len(lines)
+
+
+def test_fewer_draws_than_were_asked_for_are_said(plan_of):
+    plan = plan_of("search.early_stopping=none", *FEW_SETS)
+    (line,) = [line for line in plan.text().splitlines() if "no more sets" in line]
+    assert line.strip().startswith("random has 4 draws in place of 5 at 1 of 4 layers")
+    assert "no more sets" not in plan_of().text()
+    dealer = dealer_of(plan.sweep)
+    play(dealer)
+    assert plan.missing(dealer) == []
+    maps = Counter(spec.layer_map for spec in dealer.confirm if spec.arm == "random")
+    assert Counter(len(layers) for layers in maps) == {1: 4, 2: 5}
+    assert set(maps.values()) == {2}  # one of each of the two seeds
 
 
 def test_a_dry_run_says_the_configurations_that_will_run(plan_of):
@@ -101,7 +115,7 @@ def test_the_content_names_arms_budgets_and_every_confirm_job(plan_of):
         ("confirm.seeds=4", ("confirm_s", "disk_bytes")),
         ("confirm.teachers=2", ("teacher_s", "confirm_s", "cache_bytes", "disk_bytes")),
         ("teacher.epochs=20", ("teacher_s",)),
-        ("search.space.keep_ratio={choice: [0.5, 1.0]}", ("trial_s",)),
+        ("search.space.keep_ratio={choice: [0.5, 0.75]}", ("trial_s",)),
     ],
 )
 def test_more_work_is_estimated_to_cost_more(plan_of, override, grows):
@@ -157,6 +171,26 @@ def test_a_teacher_of_one_layer_is_refused_before_it_is_trained(plan_of):
     with pytest.raises(ConfigError, match="one layer") as caught:
         plan_of("teacher.layers=1", "search.space.keep_ratio={choice: [1.0]}")
     assert caught.value.where == "teacher.layers"
+
+
+def test_more_calibration_examples_than_there_are_are_refused_before_a_teacher_is_trained(plan_of):
+    plan = plan_of()
+    n = NEXT_ITEM.workload(plan.sweep, NEXT_ITEM.prepared_data(plan.sweep, plan_of.cache)).examples
+    with pytest.raises(EvidenceError, match=f"{n + 1} calibration examples") as caught:
+        plan_of(f"evidence.samples={n + 1}")
+    assert (caught.value.where, str(n) in caught.value.mend) == ("evidence.samples", True)
+    plan_of(f"evidence.samples={n}")
+
+
+THREE_EACH = ("data.shortest=3", "data.longest=3", "data.min_interactions=3", "evidence.samples=1")
+
+
+def test_data_without_a_training_example_are_refused_before_anything_runs(plan_of):
+    with pytest.raises(DataError, match="no user has two interactions in the training part") as caught:
+        plan_of(*THREE_EACH)
+    assert caught.value.where == "data.split"
+    # A model that looks both ways learns from a single one.
+    assert plan_of(*THREE_EACH, "teacher.family=bert").strata
 
 
 def test_the_speed_of_this_machine_is_a_number_of_operations(monkeypatch):

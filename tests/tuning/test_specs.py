@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import replace
 
@@ -10,8 +11,9 @@ import pytest
 from tuning_zoo import METRIC, dealer_of, invented_record, invented_teacher, play, small_sweep
 
 from raydistill.config import arms, strata
+from raydistill.seeding import stream
 from raydistill.selectors import SELECTORS
-from raydistill.tuning.specs import best, best_selector, configuration, confirm_specs, search_specs
+from raydistill.tuning.specs import best, best_selector, configuration, confirm_specs, drawn_layers, search_specs
 
 NOTHING = {"temperature": None, "alpha_dist": None, "alpha_task": None, "alpha_hidden": None}
 
@@ -78,6 +80,22 @@ def test_random_layers_are_drawn_anew_by_search_trials_and_by_draws(sweep, playe
     assert all(len(maps) == 1 for maps in by_draw.values())
     assert len(set.union(*by_draw.values())) == 3
     assert {record.layer_map for record in searched} != set.union(*by_draw.values())
+
+
+@pytest.mark.parametrize(("depth", "n_layers", "draws"), [(1, 4, 3), (1, 4, 4), (1, 4, 9), (4, 6, 2), (4, 6, 15)])
+def test_draws_are_different_sets_and_those_that_differed_stay(tmp_path, depth, n_layers, draws):
+    sets = list(itertools.combinations(range(n_layers), depth))
+    sweep = small_sweep(tmp_path, f"selectors=[{{name: random, draws: {draws}}}]", "analysis.reference=random")
+    (arm,) = [arm for arm in arms(sweep) if arm.name == "random"]
+    own = [stream(sweep.search.seed, "layers", "confirm", draw, depth) for draw in range(min(draws, len(sets)))]
+    alone = [tuple(sorted(rng.choice(n_layers, depth, replace=False).tolist())) for rng in own]
+    assert len(set(alone)) < len(alone)  # or there is nothing to mend
+    found = drawn_layers(sweep, arm, invented_teacher(sweep, 0, n_layers), depth)
+    assert len(found) == len(set(found)) == min(draws, len(sets))
+    assert set(found) <= set(sets)
+    for draw, layers in enumerate(alone):
+        if layers not in alone[:draw]:
+            assert found[draw] == layers
 
 
 def test_confirm_uses_the_best_setting_of_the_arm_in_the_stratum_with_fresh_seeds(sweep, played):

@@ -70,7 +70,7 @@ def invented_teacher(sweep: Sweep, number: int = 0, n_layers: int = 8) -> Prepar
 
 def dealer_of(sweep: Sweep, records: Iterable[Record] = ()) -> Dealer:
     """Return a dealer under invented teachers."""
-    teachers = [invented_teacher(sweep, number) for number in range(sweep.confirm.teachers)]
+    teachers = [invented_teacher(sweep, number, sweep.teacher.layers) for number in range(sweep.confirm.teachers)]
     return Dealer(sweep, "datahash", teachers, list(records))
 
 

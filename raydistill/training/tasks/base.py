@@ -175,7 +175,9 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def evaluate(self, model: nn.Module, data: Any, part: str, *, context: RunContext, top: bool = True) -> Columns:
+    def evaluate(
+        self, model: nn.Module, data: Any, part: str, *, context: RunContext, only: Sequence[str] | None = None
+    ) -> Columns:
         """Return a model's answers on ``validation`` or ``test``.
 
         Args:
@@ -183,7 +185,7 @@ class Task(ABC):
             data: Prepared data.
             part: ``validation`` or ``test``.
             context: Where this runs; each worker does its share and all return the whole.
-            top: Whether everything is wanted that is stored, or only what metrics need.
+            only: Metrics that alone are asked for, from :meth:`metrics_wanted`; None for everything that is stored.
 
         Raises:
             TrialDivergedError: A score is not finite.
@@ -197,14 +199,18 @@ class Task(ABC):
     def measured(self, names: list[str], columns: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Return the named metrics of a model's answers."""
 
+    def metrics_wanted(self, sweep: Sweep) -> list[str]:
+        """Return the names of what every record reports and what the sweep asks for."""
+        asked = [name for name in (*sweep.search.objectives, sweep.analysis.metric) if name not in COSTS]
+        return list(dict.fromkeys((*self.reported, *asked)))
+
     def metrics_of(self, sweep: Sweep, columns: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Return what every record reports and what the sweep asks for.
+        """Return the metrics of :meth:`metrics_wanted` of a model's answers.
 
         A metric that is defined for none of the users is left out: records hold numbers only. What the search and the
         claim need is looked at as the data are prepared.
         """
-        asked = [name for name in (*sweep.search.objectives, sweep.analysis.metric) if name not in COSTS]
-        found = self.measured(list(dict.fromkeys((*self.reported, *asked))), columns)
+        found = self.measured(self.metrics_wanted(sweep), columns)
         return {name: value for name, value in found.items() if math.isfinite(value)}
 
     @abstractmethod

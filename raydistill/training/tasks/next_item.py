@@ -173,15 +173,22 @@ class NextItem(Task):
         return TeacherCache.open(folder, verify=verify)
 
     def evaluate(
-        self, model: Recommender, data: SequenceData, part: str, *, context: RunContext, top: bool = True
+        self,
+        model: Recommender,
+        data: SequenceData,
+        part: str,
+        *,
+        context: RunContext,
+        only: Sequence[str] | None = None,
     ) -> Columns:
-        return rank_users(model, data, part, context=context, top=top)
+        is_all = only is None
+        return rank_users(model, data, part, context=context, top=is_all, candidates=is_all or "auc" in only)
 
     def evaluate_popularity(self, data: SequenceData, part: str) -> Columns:
         return rank_users_by_popularity(data, part)
 
     def measured(self, names: list[str], columns: Mapping[str, np.ndarray]) -> dict[str, float]:
-        return mean_metrics(columns["rank"], names, columns["candidates"])
+        return mean_metrics(columns["rank"], names, columns.get("candidates"))
 
     def metrics_of(self, sweep: Sweep, columns: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Return what every record reports; with ``item_text`` also the metric that decides for warm and cold items.
@@ -193,7 +200,7 @@ class NextItem(Task):
             cold = columns["target_popularity"] == 0
             for name, chosen in (("warm", ~cold), ("cold", cold)):
                 if chosen.any():
-                    own = {column: columns[column][chosen] for column in ("rank", "candidates")}
+                    own = {column: columns[column][chosen] for column in ("rank", "candidates") if column in columns}
                     metric = quality_metric(sweep)
                     found[f"{name}_{metric}"] = self.measured([metric], own)[metric]
         return found

@@ -266,7 +266,13 @@ class Preference(Task):
         return ClassCache.open(folder, verify=verify)
 
     def evaluate(
-        self, model: TextClassifier, data: PreferenceData, part: str, *, context: RunContext, top: bool = True
+        self,
+        model: TextClassifier,
+        data: PreferenceData,
+        part: str,
+        *,
+        context: RunContext,
+        only: Sequence[str] | None = None,
     ) -> Columns:
         return score_lists(model, data, part, context=context)
 
