@@ -124,6 +124,7 @@ def test_figures_and_tables_name_each_set_once(results):
     assert tests.count("drop the last = Fisher = gradient") == 2  # one row a keep-ratio
     places = [tests.index(f"<h4>{title}") for title in ("Candidates", "Yardsticks", "These models only", "The same")]
     assert places == sorted(places)
+    assert "p of worse by more than the margin" in tests
     assert places[2] < tests.index(">random<") < places[3]
 
 
