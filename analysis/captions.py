@@ -31,7 +31,7 @@ CAPTIONS: dict[str, tuple[str, str, str]] = {
         CLOSE,
         "Quality kept against size and measured latency",
         "The dashed line joins the models that no cheaper model beats; small points are the other arms. The band under "
-        "100 % is the margin of {margin}.{same}",
+        "100 % is the margin of {margin}. (+2): two more arms are these very students.{same}",
     ),
     "layer_importance": (
         LAYERS,

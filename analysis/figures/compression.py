@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.names import metric_axis, same_name
+from analysis.figures.names import metric_axis
 from analysis.figures.style import (
     MUTED,
     arm_colour,
@@ -99,9 +99,9 @@ def _points(panel: Axes, known: pd.DataFrame, column: str, strong: tuple[str, ..
         top = 100 * row["high"] if np.isfinite(row["high"]) else panel.get_ylim()[1]
         panel.plot([row[column]] * 2, [100 * row["low"], top], color=arm_colour(row["arm"]), lw=1.1)
         panel.plot(row[column], 100 * row["share"], arm_marker(row["arm"]), color=arm_colour(row["arm"]), ms=6)
-    # Each label once, where there is most room to the right; its colour and marker are the same elsewhere.
+    # Each arm by name once, where there is most room to the right; its colour and marker are the same elsewhere.
     known = known.assign(label=known["names"].map(_label))
-    last = known[named].sort_values(column).drop_duplicates("label", keep="last")
+    last = known[named].sort_values(column).drop_duplicates("arm", keep="last")
     for _, part in last.groupby(last["keep_ratio"].fillna(1.0)):
         at = part[column].max() + 0.05 * span
         label_ends(
@@ -110,9 +110,8 @@ def _points(panel: Axes, known: pd.DataFrame, column: str, strong: tuple[str, ..
 
 
 def _label(names: tuple[str, ...]) -> str:
-    """Return the names of one set of students as far as there is room; the caption has them all."""
-    text = same_name(names[:2])
-    return f"{text} = {len(names) - 2} more" if len(names) > 2 else text
+    """Return the first name of one set of students, and how many it has beside; the caption has them all."""
+    return f"{arm_name(names[0])} (+{len(names) - 1})" if len(names) > 1 else arm_name(names[0])
 
 
 def _short(value: float, _position: int | None = None) -> str:

@@ -118,7 +118,7 @@ def test_figures_and_tables_name_each_set_once(results):
     compression = next(p for p in pictures(results, tables) if p.name == "compression")
     assert sentence in compression.text
     labels = {text.get_text() for panel in compression.figure.axes for text in panel.texts}
-    assert {"drop the last = Fisher = 1 more", "uniform = attention"} <= labels
+    assert {"drop the last (+2)", "uniform (+1)"} <= labels
     assert not {"Fisher", "gradient", "attention"} & labels
     tests = next(t for t in more_tables(results, tables) if t["name"] == "against_reference")["table"]
     assert tests.count("drop the last = Fisher = gradient") == 2  # one row a keep-ratio
