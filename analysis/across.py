@@ -14,6 +14,7 @@ from analysis.gallery import Picture, picture
 from analysis.results import Results
 from analysis.run import Run
 from analysis.stats import FriedmanResult, Ledger, friedman
+from analysis.students import cheapest_first
 from raydistill.errors import RunDirectoryError
 
 FEW = 5
@@ -161,17 +162,21 @@ def _sentence(ratio: float, one: _Ranked | None, p_adjusted: float | None) -> st
     if one is None:
         return f"{keep_name(ratio)}: not every run has three common arms there, so nothing is ranked."
     ranks, n = one.ranks, one.data_sets
-    best = min(ranks, key=ranks.get)
+    first = min(ranks.values())
+    best = cheapest_first(arm for arm, rank in ranks.items() if rank == first)
     runs = f" ({one.runs} runs)" if one.runs > n else ""
     start = f"{keep_name(ratio)}, {n} data set{'' if n == 1 else 's'}{runs}: "
-    start += f"{arm_name(best)} has the best mean rank ({ranks[best]:.2f} of {len(ranks)})"
+    names = ", ".join(arm_name(arm) for arm in best)
+    have = "share" if len(best) > 1 else "has"
+    start += f"{names} {have} the best mean rank ({first:.2f} of {len(ranks)})"
     if one.found is None:
         return f"{start}. All runs are of the same data, so nothing is claimed over data sets."
     p_value = f"p = {p_adjusted:.2g}"
-    close = sum(rank - ranks[best] < one.found.critical_difference for rank in ranks.values()) - 1
+    close = sum(rank - first < one.found.critical_difference for rank in ranks.values()) - len(best)
     if p_adjusted > one.found.level:
         end = f", but the ranks do not differ more than chance would make them (Friedman, {p_value})"
     else:
-        end = f"; {close} of the other {len(ranks) - 1} arms cannot be told apart from it ({p_value})"
+        others = f"{close} of the other {len(ranks) - len(best)} arms cannot be told apart from"
+        end = f"; {others} {'them' if len(best) > 1 else 'it'} ({p_value})"
     few = f". {n} data sets are few for a claim over data sets" if n < FEW else ""
     return f"{start}{end}{few}."

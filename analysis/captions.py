@@ -11,25 +11,27 @@ CAPTIONS: dict[str, tuple[str, str, str]] = {
         BETTER,
         "Difference of every student to {reference}",
         "Right of the line is better than {reference}. The grey band is the margin of {margin}; the word at the "
-        "right is the verdict after correction for the number of arms and keep-ratios.",
+        "right is the verdict after correction for the number of different students and keep-ratios.{same}",
     ),
     "random_draws": (
         BETTER,
         "Where each selector stands among students of random layers",
-        "Every tick is one random set of layers, distilled like the others. A selector inside the grey range does what "
-        "chance does.",
+        "Every tick is one random set of layers, distilled like the others. At the right: how many of the draws a "
+        "selector beats, the {percent} interval of the share of all random sets that it would beat, and p, how often a "
+        "random set would do as well, not corrected; none of these knows how means vary over seeds. With {n} draws p "
+        "cannot be under {smallest}{few}.",
     ),
     "difference_to_teacher": (
         CLOSE,
         "Difference of every student to the teacher",
         "Right of the line is better than the teacher. The grey band is the margin of {margin}; the word at the "
-        "right is the verdict after correction for the number of arms and keep-ratios.",
+        "right is the verdict after correction for the number of different students and keep-ratios.{same}",
     ),
     "compression": (
         CLOSE,
         "Quality kept against size and measured latency",
         "The dashed line joins the models that no cheaper model beats; small points are the other arms. The band under "
-        "100 % is the margin of {margin}.",
+        "100 % is the margin of {margin}. (+2): two more arms are these very students.{same}",
     ),
     "layer_importance": (
         LAYERS,
@@ -52,9 +54,16 @@ CAPTIONS: dict[str, tuple[str, str, str]] = {
     "surface": (
         SEARCH,
         "Temperature and alpha together",
-        "A random forest fitted to all search trials (white rings); the star is its best point. It explains {fit} of "
-        "the variation between trials that it was not fitted to; {strength} of the surface is interaction, which no "
-        "sum of two curves gives.",
+        "A random forest fitted to all search trials, {points} distinct points (white rings); the star is its best "
+        "point. It explains {fit} of the variation between trials that it was not fitted to; {strength} of the surface "
+        "is interaction, which no sum of two curves gives.",
+    ),
+    "no_surface": (
+        SEARCH,
+        "Temperature and alpha together",
+        "The {points} distinct points that were searched, by the mean of the trials there. No surface is drawn and no "
+        "best point named: a random forest fitted to these trials explains nothing of the variation between trials "
+        "that it was not fitted to (R² {fit}), so that its map would be noise.",
     ),
     "hyper_parameter_importance": (
         SEARCH,

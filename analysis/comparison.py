@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from analysis.run import PerUser, Run
-from analysis.stats import ArmComparison, Ledger, compare_arms, correct_together
+from analysis.stats import ArmComparison, Ledger, PowerAnalysis, compare_arms, correct_together
+from analysis.students import SIMPLE, cheapest_first, namesakes
 from analysis.tasks import direction, sign
 from analysis.verdicts import improvement, judge
 
 SEEDLESS = ("teacher", "popularity")
 """Controls that are not trained again for every seed: one result stands against every seed."""
 
-SIMPLE = ("uniform", "head_tail", "tail", "random")
-"""Selectors that look at no evidence."""
-
 COLUMNS = [
-    *("keep_ratio", "arm", "kind", "against", "mean", "mean_low", "mean_high", "reference_mean"),
+    *("keep_ratio", "arm", "names", "kind", "against", "group", "mean", "mean_low", "mean_high", "reference_mean"),
     *("difference", "low", "high", "relative", "relative_low", "relative_high", "p_value", "p_adjusted"),
-    *("non_inferior", "p_non_inferior", "equivalent", "p_equivalent", "p_seeds", "p_users", "p_sign_flip"),
-    *("effect_seeds", "effect_users", "detectable", "more_seeds", "unit", "n_replicates", "n_users"),
+    *("non_inferior", "p_non_inferior", "p_inferior", "equivalent", "p_equivalent"),
+    *("p_seeds", "p_users", "p_sign_flip", "effect_seeds", "effect_users"),
+    *("detectable_low", "detectable_high", "more_low", "more_high", "unit", "n_replicates", "n_users"),
     *("word", "sentence", "method_claim", "drawn", "trials", "reference_trials"),
 ]
+
+Stratum = tuple[float, str, PerUser, dict[str, PerUser]]
+"""A keep-ratio, the name and the values of the arm that is compared with, and the arms that are."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def pair(arm: PerUser, reference: PerUser, *, reference_seedless: bool, arm_seed
     """Return the two arms over the seeds that both have, or None where they share none."""
     (values, keys), (others, other_keys) = arm.by_seed(), reference.by_seed()
     ours, theirs = dict(zip(keys, values, strict=True)), dict(zip(other_keys, others, strict=True))
-    if arm_seedless and not reference_seedless:
+    if arm_seedless and (arm.teacherless or not reference_seedless):
         ours = _for_each(ours, list(theirs), arm)
     elif reference_seedless:
         theirs = _for_each(theirs, list(ours), reference)
@@ -60,10 +62,9 @@ def _for_each(
     rows: dict[tuple[int, int], np.ndarray], keys: list[tuple[int, int]], arm: PerUser
 ) -> dict[tuple[int, int], np.ndarray]:
     """Return the one result of a seedless arm for every key: that of the key's teacher, or of all where it has none."""
-    no_teacher = arm.trials["teacher_seed"].isna().all()
     found = {}
     for key in keys:
-        same = [row for (teacher, _), row in rows.items() if no_teacher or teacher == key[0]]
+        same = [row for (teacher, _), row in rows.items() if arm.teacherless or teacher == key[0]]
         if same:
             found[key] = np.mean(same, axis=0)
     return found
@@ -110,13 +111,6 @@ def compare(
 ) -> pd.DataFrame:
     """Return every arm against one arm, in every stratum: the columns of :data:`COLUMNS`.
 
-    ``difference`` and its interval are in the metric's unit, ``relative`` is the improvement as a share of the other
-    arm's mean, positive where the arm is better, also where smaller values are better. ``p_value`` belongs to the
-    interval (seeds and users are both random), ``p_adjusted`` is corrected over all arms of all strata, which are one
-    family. ``word`` and ``sentence`` are the verdict; ``method_claim`` whether it is one about methods; ``drawn`` how
-    many random layer sets one of the arms is; ``trials`` the ids of the records behind a row.
-    Sorted by stratum, best mean first.
-
     Args:
         run: A run directory, from ``load``.
         against: The arm to compare with, ``best simple`` for the best selector that looks at no evidence; by
@@ -125,25 +119,51 @@ def compare(
         ledger: Where the tests are counted.
         planned: Whether the comparison was planned in the sweep file (Holm) or not (Benjamini-Hochberg).
     """
-    found: list[ArmComparison] = []
-    about: list[dict] = []
+    strata: list[Stratum] = []
     for ratio in run.strata():
         name = against or run.settings["reference"]
         name = best_simple(run, ratio) if name == "best simple" else name
         reference = run.per_user(name, ratio, metric) if name else None
-        if reference is None:
-            continue
-        arms = {arm: run.per_user(arm, ratio, metric) for arm in run.arms() if arm != name}
-        arms = {arm: values for arm, values in arms.items() if values is not None}
+        arms = {arm: run.per_user(arm, ratio, metric) for arm in cheapest_first(run.arms()) if arm != name}
+        if reference is not None:
+            strata.append((ratio, name, reference, {arm: own for arm, own in arms.items() if own is not None}))
+    family = f"against {against or run.settings['reference']}"
+    return compare_strata(run, strata, family=family, metric=metric, ledger=ledger, planned=planned)
+
+
+def compare_strata(
+    run: Run,
+    strata: Iterable[Stratum],
+    *,
+    family: str,
+    metric: str | None = None,
+    ledger: Ledger | None = None,
+    planned: bool = True,
+) -> pd.DataFrame:
+    """Return the arms of every stratum against the one that they are compared with: the columns of :data:`COLUMNS`.
+
+    ``difference`` and its interval are in the metric's unit, ``relative`` is the improvement as a share of the other
+    arm's mean, positive where the arm is better, also where smaller values are better. ``p_value`` belongs to the
+    interval (seeds and users are both random), ``p_adjusted`` is corrected over the ``group`` of comparisons, those of
+    all strata, in which each set of students is one test, whatever the ``names`` of the arms that share it.
+    ``detectable`` and ``more`` are ranges: what could be found, and how many seeds more would find 1 %, at both ends
+    of what is known of the seeds' variance; NaN with so few seeds that this is next to nothing, infinite where no
+    number would do. ``word`` and ``sentence`` are the verdict; ``method_claim`` whether it is one about methods;
+    ``drawn`` how many random layer sets one of the arms is; ``trials`` the ids of the records behind a row.
+    Sorted by stratum, best mean first.
+    """
+    found: list[ArmComparison] = []
+    about: list[dict] = []
+    for ratio, name, reference, arms in strata:
+        names = namesakes({arm: own.trials for arm, own in {name: reference, **arms}.items()})
         for one, keys in _stratum(run, name, reference, arms, metric):
             own = arms[one.arm]
-            found.append(one)
-            about.append({"keep_ratio": ratio, "kind": own.trials["kind"].iloc[0],
+            found.append(replace(one, same=name in names[one.arm], candidate=one.arm not in SEEDLESS))
+            about.append({"keep_ratio": ratio, "names": names[one.arm], "kind": own.trials["kind"].iloc[0],
                           "trials": own.ids_of(keys, seedless=one.arm in SEEDLESS),
                           "reference_trials": reference.ids_of(keys, seedless=name in SEEDLESS)})  # fmt: skip
     if found:
-        labels = [f"{c.arm}, {100 * a['keep_ratio']:g} % of layers kept" for c, a in zip(found, about, strict=True)]
-        family = f"against {against or run.settings['reference']}"
+        labels = [f"{' = '.join(a['names'])}, {100 * a['keep_ratio']:g} % of layers kept" for a in about]
         found = correct_together(found, family=family, labels=labels, ledger=ledger, planned=planned)
     rows = [{**_row(one), **known} for one, known in zip(found, about, strict=True)]
     frame = pd.DataFrame(rows, columns=COLUMNS)
@@ -213,10 +233,10 @@ def _row(found: ArmComparison) -> dict:
     verdict = judge(found)
     base = found.reference_mean.estimate
     middle, low, high = improvement(found) if found.ratio else (np.nan, np.nan, np.nan)
-    power = found.power
     return {
         "arm": found.arm,
         "against": found.reference,
+        "group": found.group,
         "mean": found.mean.estimate,
         "mean_low": found.mean.low,
         "mean_high": found.mean.high,
@@ -231,6 +251,7 @@ def _row(found: ArmComparison) -> dict:
         "p_adjusted": found.adjusted_p,
         "non_inferior": bool(found.non_inferiority_p <= found.level),
         "p_non_inferior": found.non_inferiority_p,
+        "p_inferior": found.inferiority_p,
         "equivalent": bool(found.equivalence_p <= found.level),
         "p_equivalent": found.equivalence_p,
         "p_seeds": found.seeds_t.p_value,
@@ -238,8 +259,7 @@ def _row(found: ArmComparison) -> dict:
         "p_sign_flip": found.sign_flip.p_value,
         "effect_seeds": np.nan if found.seed_effect is None else found.seed_effect.hedges_g,
         "effect_users": found.user_effect.cohens_d,
-        "detectable": np.nan if power is None else power.detectable / base,
-        "more_seeds": np.nan if power is None or power.more is None else power.more,
+        **_resolved(found.power, base),
         "unit": found.difference.unit,
         "n_replicates": found.difference.n_replicates,
         "n_users": found.difference.n_users,
@@ -248,3 +268,12 @@ def _row(found: ArmComparison) -> dict:
         "method_claim": verdict.method_claim,
         "drawn": found.drawn,
     }
+
+
+def _resolved(power: PowerAnalysis | None, base: float) -> dict[str, float]:
+    """Return what could be found, as a share of the reference's mean, and how many more replicates 1 % takes."""
+    names = ("detectable_low", "detectable_high", "more_low", "more_high")
+    if power is None or not power.is_known:
+        return dict.fromkeys(names, np.nan)
+    more = (np.inf if end is None else float(end) for end in power.more_range)
+    return dict(zip(names, (*(end / base for end in power.detectable_range), *more), strict=True))

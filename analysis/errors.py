@@ -18,6 +18,7 @@ from analysis.stats import (
     popularity_groups,
     top_k_overlap,
 )
+from analysis.students import namesakes
 
 GROUPS = ["family", "group", "metric", "users", "keep_ratio", "arm", "mean", "difference", "low", "high", "p_value"]
 
@@ -69,7 +70,12 @@ def errors(run: Run, arms: Iterable[str], *, against: str, ledger: Ledger) -> pd
                     rows += _rows(both, everyone, ITEM_METRIC, arm, ratio, run.settings["level"])
     frame = pd.DataFrame(rows, columns=[*GROUPS, "p_adjusted"])
     if len(frame):
-        keys = [f"{r.arm}, {r.family} {r.group}, keep {r.keep_ratio:g}" for r in frame.itertuples()]
+        # One set of students is one test, whatever the arms that share it are called.
+        names = {ratio: namesakes({arm: run.chosen(arm, ratio) for arm in arms}) for ratio in run.strata()}
+        shared = [" = ".join(names[r.keep_ratio][r.arm]) for r in frame.itertuples()]
+        keys = [
+            f"{n}, {r.family} {r.group}, keep {r.keep_ratio:g}" for n, r in zip(shared, frame.itertuples(), strict=True)
+        ]
         adjusted = ledger.enter(
             f"groups against {against}", dict(zip(keys, frame["p_value"], strict=True)), planned=False
         )
@@ -118,7 +124,7 @@ def item_groupings(run: Run) -> list[tuple[str, str, np.ndarray]]:
 
 
 def lists(run: Run, arms: Iterable[str]) -> pd.DataFrame:
-    """Return how the ten best items of each arm differ from those of its own teacher.
+    """Return how the ten best items of each arm differ from those of its own teacher (of popularity: of every one).
 
     Columns ``arm``, ``keep_ratio``; ``overlap``, the share of the teacher's ten that are among the arm's ten; shares
     of users whose target is among the ten of ``both``, ``only_teacher``, ``only_student``, ``neither``; ``trials``
@@ -144,4 +150,5 @@ def lists(run: Run, arms: Iterable[str]) -> pd.DataFrame:
 def _overlap(run: Run, own: PerUser, teacher: PerUser) -> float:
     best = {seed: run.top(i) for seed, i in zip(teacher.trials["teacher_seed"], teacher.trials["id"], strict=True)}
     found = [(seed, i) for seed, i in zip(own.trials["teacher_seed"], own.trials["id"], strict=True) if seed in best]
+    found = [(seed, i) for i in own.trials["id"] for seed in best] if own.teacherless else found
     return float(np.mean([top_k_overlap(run.top(i), best[seed]).mean() for seed, i in found])) if found else np.nan

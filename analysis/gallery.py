@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from analysis import breakdown, describe, errors, importance, response
 from analysis.captions import CAPTIONS
 from analysis.figures import compression, curves, effects, layers, sensitivity
-from analysis.figures.names import arm_name, keep_name, metric_axis, metric_name
+from analysis.figures.names import arm_name, keep_name, metric_axis, metric_name, same_name
 from analysis.results import Results
 from analysis.sources import sources
 
@@ -48,6 +49,7 @@ def frames(results: Results) -> dict[str, pd.DataFrame]:
         "against_teacher": results.teacher,
         "against_uniform": results.uniform,
         "against_best_simple": results.simple,
+        "distillation": results.distillation,
         "random_draws": results.random,
         "trial_counts": describe.counts(run),
         "failed_trials": describe.failures(run),
@@ -104,6 +106,16 @@ def note(results: Results, *parts: str) -> str:
     return " · ".join([f"data: {results.run.data_name}", *(part for part in parts if part)])
 
 
+def same_sentence(rows: pd.DataFrame) -> str:
+    """Return a sentence that says which arms are the same students, with a space before it; nothing without any."""
+    shared: dict[str, list[str]] = {}
+    for row in rows[~rows[["keep_ratio", "names"]].duplicated()].itertuples():
+        if len(row.names) > 1:
+            shared.setdefault(same_name(row.names), []).append(f"{100 * row.keep_ratio:g} %")
+    groups = [f"{names} (at {' and '.join(ratios)})" for names, ratios in shared.items()]
+    return f" The same students under several names: {'; '.join(groups)}." if groups else ""
+
+
 def _percent(results: Results) -> str:
     return f"{100 * (1 - results.run.settings['level']):g} %"
 
@@ -148,7 +160,8 @@ def _effects(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[Pict
             margin=100 * settings["margin"],
             note=confirmed_note(results, _resampled(results)),
         )
-        yield picture(f"difference_to_{kind}", figure, name, reference=arm_name(against), margin=_margin(results))
+        words = {"reference": arm_name(against), "margin": _margin(results), "same": same_sentence(rows)}
+        yield picture(f"difference_to_{kind}", figure, name, **words)
 
 
 def _random(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[Picture]:
@@ -156,14 +169,22 @@ def _random(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[Pictu
     placed = frame[frame["percentile"].notna()]
     if placed.empty:
         return
-    pairs = zip(placed["percentile"], placed["n_draws"], strict=True)
+    places = [
+        f"beats {r.percentile * r.n_draws:g} of {r.n_draws:.0f} ({100 * r.low:.0f} to {100 * r.high:.0f} %), "
+        f"p = {r.p_value:.2g}"
+        for r in placed.itertuples()
+    ]
     figure = effects.random_place(
         frame[frame["arm"] == "random"],
-        placed.assign(place=[f"beats {share * n:g} of {n:.0f}" for share, n in pairs]),
+        placed.assign(place=places),
         metric=metric_axis(results.run.settings["metric"]),
         note=confirmed_note(results, "grey: range of the random draws, each a mean over its seeds"),
     )
-    yield picture("random_draws", figure, "random_draws")
+    n, level = int(placed["n_draws"].min()), results.run.settings["level"]
+    enough = math.ceil(round(1 / level, 6)) - 1
+    few = f": no selector can be shown to beat chance, in the grey range or out of it, which takes {enough} draws"
+    words = {"percent": _percent(results), "n": f"{n}", "smallest": f"{1 / (n + 1):.2g}"}
+    yield picture("random_draws", figure, "random_draws", **words, few=few if n < enough else "")
 
 
 def _compression(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[Picture]:
@@ -171,6 +192,9 @@ def _compression(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[
         return
     settings, points = results.run.settings, tables["main"]
     points = points[(points["arm"] != "popularity") & points["share_of_teacher"].notna()].copy()
+    same = same_sentence(points)
+    # One set of students is one point, under the name of the arm that looks at the least evidence.
+    points = points[points["arm"] == points["names"].str[0]]
     points["share"], points["low"], points["high"] = (points[f"share_of_teacher{end}"] for end in ("", "_low", "_high"))
     points.loc[points["arm"] == "teacher", "keep_ratio"] = 1.0
     points = points.drop_duplicates(["arm", "keep_ratio"]).reset_index(drop=True)
@@ -183,7 +207,7 @@ def _compression(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[
         strong=results.shown(),
         note=confirmed_note(results, _resampled(results)),
     )
-    yield picture("compression", figure, "main", margin=_margin(results))
+    yield picture("compression", figure, "main", margin=_margin(results), same=same)
 
 
 def _layers(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[Picture]:
@@ -210,20 +234,31 @@ def _sensitivity(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[
     figure = sensitivity.sensitivity_curves(tables["sensitivity_curves"], trials, metric=metric, log=log, note=under)
     yield picture("sensitivity", figure, "sensitivity_curves")
     if "sensitivity_surface" in tables:
-        grid = tables["sensitivity_surface"]
-        under = note(results, searched, "fitted, no interval")
-        figure = sensitivity.surface(
-            grid, trials, x="temperature", y="alpha_dist", metric=metric, log=log, note=under,
-            direction=results.run.direction,
-        )  # fmt: skip
-        first = grid.iloc[0]
-        fit, strength = (f"{100 * max(value, 0):.0f} %" for value in (first["r_squared"], first["strength"]))
-        yield picture("surface", figure, "sensitivity_surface", fit=fit, strength=strength)
+        yield _surface(results, tables["sensitivity_surface"], trials, log, searched)
     if "hyper_parameter_importance" in tables:
         words = {"fANOVA": "fANOVA: all trials", "PED-ANOVA": "PED-ANOVA: the best tenth"}
         under = note(results, searched, "no interval: exploratory")
         figure = sensitivity.parameter_importance(tables["hyper_parameter_importance"].replace(words), note=under)
         yield picture("hyper_parameter_importance", figure, "hyper_parameter_importance")
+
+
+def _surface(
+    results: Results, grid: pd.DataFrame, trials: pd.DataFrame, log: tuple[str, ...], searched: str
+) -> Picture:
+    """Return the surface of temperature and alpha; where it would be noise, the points that were searched alone."""
+    first, metric = grid.iloc[0], results.run.settings["metric"]
+    known = {"x": "temperature", "y": "alpha_dist", "metric": metric, "log": log}
+    points = f"{first['n_points']:.0f}"
+    if not first["r_squared"] > 0:
+        figure = sensitivity.searched_points(
+            response.once(trials), note=note(results, searched, "no interval"), **known
+        )
+        fit = f"{first['r_squared']:.2f}".replace("nan", "unknown").replace("-", "−")
+        return picture("no_surface", figure, "sensitivity_surface", file_name="surface", points=points, fit=fit)
+    under = note(results, searched, "fitted, no interval")
+    figure = sensitivity.surface(grid, trials, note=under, direction=results.run.direction, **known)
+    fit, strength = (f"{100 * value:.0f} %" for value in (first["r_squared"], first["strength"]))
+    return picture("surface", figure, "sensitivity_surface", points=points, fit=fit, strength=strength)
 
 
 def _search(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[Picture]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 
 from analysis.describe import counts
-from analysis.figures.names import arm_name, metric_name
+from analysis.distillation import PLAIN
+from analysis.figures.names import arm_name, metric_name, same_name
 from analysis.results import Results
+from analysis.students import SIMPLE, cheapest_first
 from analysis.tasks import share_kept, sign
 
-WITHOUT_EVIDENCE = ("uniform", "head_tail", "tail", "random")
 CHEAP = ("scratch", "scratch_kd")
 
 
@@ -23,7 +26,7 @@ def headline(results: Results) -> list[str]:
         return [f"Nothing can be concluded yet: {done}, and no confirmed result is there."]
     teacher, good = _teacher(results)
     strata = [part for ratio in run.strata() for part in (_selectors(results, ratio), _kept(results, ratio))]
-    answer = [*strata, _free(results)]
+    answer = [*strata, _free(results), _distilled(results)]
     # A teacher that learned nothing is the first thing to know; a good one is a footnote.
     sentences = [*answer, teacher] if good else [teacher, *answer]
     return [sentence for sentence in [*sentences, _scope(results), _state(results)] if sentence]
@@ -73,25 +76,39 @@ def _selectors(results: Results, ratio: float) -> str | None:
         return f"{where} there is no selector to compare with {reference} yet."
     if (rows["unit"] == "users").all():
         return None
-    same = (rows[["difference", "low", "high"]] == 0).all(axis=1)
-    better = rows[rows["word"] == "better"]
-    worse = rows[rows["word"].isin(["worse", "inferior"])]
-    equal = rows[(rows["word"] == "equivalent") & ~same]
+    same = rows["word"] == "same students"
+    # Several names of one set of students are one finding.
+    once = rows[~same & ~rows["names"].duplicated()]
+    better = once[once["word"] == "better"]
+    worse = once[once["word"].isin(["worse", "inferior"])]
+    equal = once[once["word"] == "equivalent"]
     parts = [f"{_named(better)} {_be(better)} better than {reference}"] if len(better) else []
     parts = parts or [f"no selector is shown to be better than {reference}"]
     parts += [f"{_named(worse)} {_be(worse)} worse"] if len(worse) else []
     parts += [f"{_named(equal)} {_be(equal)} equivalent to it"] if len(equal) else []
     if same.any():
-        parts.append(f"{_names(rows.loc[same, 'arm'])} gave exactly the students of {reference} (the same layers)")
-    rest = rows[~rows["word"].isin(["better", "worse", "inferior", "equivalent"]) & ~same]
+        parts.append(f"{same_name(rows.loc[same, 'arm'])} gave exactly the students of {reference} (the same layers)")
+    rest = once[~once["word"].isin(["better", "worse", "inferior", "equivalent"])]
     if len(rest):
-        smallest = rest["detectable"].replace(np.inf, np.nan).median()
-        limit = f" (a difference under {percent(smallest)} would mostly be missed)" if np.isfinite(smallest) else ""
-        if 1 < smallest < np.inf:
-            limit = " (with so few seeds and users hardly any difference would be seen)"
+        n_names = int((~same).sum())
+        names = f" different sets of students (under {n_names} names)" if n_names > len(once) else ""
         be = "is" if len(rest) == 1 else "are"
-        parts.append(f"{len(rest)} of {len(rows)} {be} not shown to be better or worse{limit}")
+        parts.append(f"{len(rest)} of {len(once)}{names} {be} not shown to be better or worse{_limit(rest)}")
     return f"{where}, {'; '.join(parts)}."
+
+
+def _limit(rest: pd.DataFrame) -> str:
+    """Return what differences could have been missed; a range, since so few replicates tell their variance badly."""
+    low, high = (rest[f"detectable_{end}"].replace(np.inf, np.nan).median() for end in ("low", "high"))
+    if not np.isfinite(high):
+        units = rest.loc[rest["unit"] != "users", "unit"]
+        if units.empty:
+            return ""
+        seeds = f"{rest['n_replicates'].min():.0f} {units.iloc[0]}"
+        return f" ({seeds} hardly tell how much {units.iloc[0]} vary, nor what difference would have been seen)"
+    if low > 1:
+        return " (with so few seeds and users hardly any difference would be seen)"
+    return f" (differences under {percent(low)} to {percent(high)} would mostly be missed: the seeds tell no closer)"
 
 
 def _kept(results: Results, ratio: float) -> str | None:
@@ -101,8 +118,9 @@ def _kept(results: Results, ratio: float) -> str | None:
     if rows.empty:
         return None
     margin = f"{100 * results.run.settings['margin']:g} %"
-    best = rows.loc[(sign(results.run.settings["metric"]) * rows["mean"]).idxmax()]
-    kept = f"{arm_name(best['arm'])} has the best mean{_share(best, results.run.settings['metric'])}"
+    gains = sign(results.run.settings["metric"]) * rows["mean"]
+    best = rows[gains == gains.max()]
+    kept = f"{_best(best)} the best mean{_share(best.iloc[0], results.run.settings['metric'])}"
     if (rows["unit"] == "users").all():
         return f"At {100 * ratio:g} %, of the models that were trained, {kept}."
     held = rows[rows["non_inferior"].astype(bool) & rows["method_claim"].astype(bool)]
@@ -110,9 +128,18 @@ def _kept(results: Results, ratio: float) -> str | None:
         return f"At {100 * ratio:g} %, every student loses less than {margin} to the teacher, if anything; {kept}."
     if len(held):
         verb = "loses" if len(held) == 1 else "lose"
-        names = _names(held["arm"])
+        names = _names(held)
         return f"At {100 * ratio:g} %, {names} {verb} less than {margin} to the teacher, if anything; {kept}."
     return f"At {100 * ratio:g} %, no student is shown to lose less than {margin} to the teacher; {kept}."
+
+
+def _best(rows: pd.DataFrame) -> str:
+    """Return every arm that shares the best mean, and whether they are one set of students."""
+    sets = rows[~rows["names"].duplicated()]
+    names = cheapest_first(arm for names in sets["names"] for arm in names if arm in set(rows["arm"]))
+    if len(sets) > 1:
+        return f"{_joined([arm_name(arm) for arm in names])} share"
+    return f"{same_name(names)} (the same students) have" if len(names) > 1 else f"{arm_name(names[0])} has"
 
 
 def _share(row: pd.Series, metric: str) -> str:
@@ -138,13 +165,38 @@ def _free(results: Results) -> str | None:
                 f"A small student is free here: at {100 * ratio:g} % even one trained {arm_name(plain[0])} keeps the "
                 "teacher's quality within the margin, whatever layers a selector would have chosen."
             )
-        simple = [arm for arm in WITHOUT_EVIDENCE if arm in set(part["arm"])]
+        simple = [arm for arm in SIMPLE if arm in set(part["arm"])]
         if simple:
             return (
                 f"Measuring layers is not needed here: at {100 * ratio:g} % the choice without evidence "
-                f"({_names(simple)}) already keeps the teacher's quality within the margin."
+                f"({_joined([arm_name(arm) for arm in simple])}) already keeps the teacher's quality within the margin."
             )
     return None
+
+
+def _distilled(results: Results) -> str | None:
+    """Return whether distillation matters, told by students of the very same layers alone."""
+    run = results.run
+    parts, margin = [], f"{100 * run.settings['margin']:g} %"
+    words = {
+        "better": "it helps",
+        "worse": "it hurts",
+        "inferior": f"it hurts by more than {margin}",
+        "equivalent": f"it changes less than {margin}",
+        "non-inferior": f"it does not hurt by more than {margin}, and is not shown to help",
+    }
+    for ratio in run.strata():
+        rows = _part(results.distillation, ratio)
+        if len(rows):
+            row = rows.iloc[0]
+            word = words.get(row["word"], "it is not shown to help or to hurt")
+            word = "one seed allows no claim" if row["unit"] == "users" else word
+            span = f"{percent(row['relative_low'], sign=True)} to {percent(row['relative_high'], sign=True)}"
+            numbers = f"{same_name(row['names'])}: {percent(row['relative'], sign=True)}, {span}"
+            parts.append(f"at {100 * ratio:g} % {word} ({numbers})")
+        elif len(run.chosen(PLAIN, ratio)):
+            parts.append(f"at {100 * ratio:g} % nothing can be said, since nobody distilled students of these layers")
+    return f"Distillation, judged by students of the same layers: {'; '.join(parts)}." if parts else None
 
 
 def _scope(results: Results) -> str:
@@ -177,12 +229,16 @@ def _state(results: Results) -> str | None:
 
 
 def _named(rows: pd.DataFrame) -> str:
-    """Return arms with their differences (intervals too, of one or two): the largest three, then a count."""
+    """Return arms with their differences (intervals too, of one or two): the largest three, then a count.
+
+    Args:
+        rows: One row a set of students.
+    """
     order = rows.reindex(rows["relative"].abs().sort_values(ascending=False).index)
     spans = [
         f"{percent(r.relative_low, sign=True)} to {percent(r.relative_high, sign=True)}" for r in order.itertuples()
     ]
-    gains = [f"{arm_name(r.arm)} ({percent(r.relative, sign=True)}" for r in order.itertuples()]
+    gains = [f"{same_name(r.names)} ({percent(r.relative, sign=True)}" for r in order.itertuples()]
     # Many intervals in one sentence are not read; the table and the figure have them all.
     texts = [f"{g}, {s})" if len(rows) <= 2 else f"{g})" for g, s in zip(gains, spans, strict=True)]
     if len(texts) > 4:
@@ -190,11 +246,13 @@ def _named(rows: pd.DataFrame) -> str:
     return _joined(texts)
 
 
-def _names(arms) -> str:
-    return _joined([arm_name(arm) for arm in arms])
+def _names(rows: pd.DataFrame) -> str:
+    """Return the arms of some rows, each set of students once with all its names."""
+    return _joined([same_name(names) for names in rows.loc[~rows["names"].duplicated(), "names"]])
 
 
-def _joined(texts: list[str]) -> str:
+def _joined(texts: Iterable[str]) -> str:
+    texts = list(texts)
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
 
 

@@ -24,8 +24,8 @@ KNOWN = ["id", "arm", "same_as", "value"]
 
 CURVES = ["arm", "parameter", "x", "mean", "low", "high", "n"]
 IMPORTANCE = ["arm", "method", "parameter", "value"]
-PAIRS = ["arm", "x", "y", "strength", "r_squared", "n"]
-SURFACE = ["x", "y", "mean", "strength", "r_squared"]
+PAIRS = ["arm", "x", "y", "strength", "r_squared", "n", "n_points"]
+SURFACE = ["x", "y", "mean", "strength", "r_squared", "n_points"]
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Sensitivity:
         curves: Mean over each parameter in bins of equal count, with t intervals: of all trials (``all arms``, each
             computation once, as in what follows) and of each arm that has enough.
         importance: Share of each parameter by fANOVA and by PED-ANOVA, the same.
-        pairs: How much of the fitted surface over two parameters is interaction (``strength``), with the fit's
-            out-of-bag R squared: at or below 0 the surface is noise.
+        pairs: How much of the fitted surface over two parameters is interaction (``strength``), with the fit's R
+            squared on trials that it has not seen: at or below 0 the surface is noise.
         surface: ``x``, ``y``, ``mean`` of the surface of temperature and alpha, its strength and fit; empty without
             both.
     """
@@ -132,7 +132,7 @@ def sensitivity(run: Run, arm: str | None = None, *, per_arm: bool = True) -> Se
         importance += _importances(label, parameters, part["value"], own, run.direction, forests)
         found = _interactions(parameters, part["value"], own, points=15 if whole else 6)
         pairs += [{"arm": label, "x": f.names[0], "y": f.names[1], "strength": f.strength,
-                   "r_squared": f.r_squared, "n": f.n_trials} for f in found]  # fmt: skip
+                   "r_squared": f.r_squared, "n": f.n_trials, "n_points": f.n_points} for f in found]  # fmt: skip
         wanted = [f for f in found if f.names == ("temperature", "alpha_dist")]
         surface = _surface(wanted[0]) if whole and wanted else surface
     tables = (pd.concat(curves), pd.DataFrame(importance, columns=IMPORTANCE), pd.DataFrame(pairs, columns=PAIRS))
@@ -166,7 +166,7 @@ def _interactions(parameters: dict, values: pd.Series, log: list[str], points: i
 
 def _surface(found: Interaction) -> pd.DataFrame:
     x, y = np.meshgrid(found.x, found.y)
-    known = {"strength": found.strength, "r_squared": found.r_squared}
+    known = {"strength": found.strength, "r_squared": found.r_squared, "n_points": found.n_points}
     return pd.DataFrame({"x": x.ravel(), "y": y.ravel(), "mean": found.surface.ravel(), **known})
 
 

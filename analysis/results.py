@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from analysis import describe
 from analysis.comparison import SEEDLESS, best_simple, compare, own_values
+from analysis.distillation import distillation
 from analysis.errors import errors
 from analysis.run import PerUser, Run
 from analysis.stats import CrossedMean, Ledger, crossed_mean, place_in_draws
+from analysis.students import cheapest_first, namesakes
 from analysis.tasks import share_kept
 
 
@@ -28,6 +30,7 @@ class Results:
         uniform: Every arm against ``uniform`` where the sweep has another reference; otherwise empty.
         simple: Every arm against the best selector that looks at no evidence.
         random: Where each selector stands among random draws.
+        distillation: Distilled students against those that were not distilled, of the same layers.
         groups: The shown students against the teacher by group of users, exploratory.
         ledger: Every test that was run.
     """
@@ -39,14 +42,16 @@ class Results:
     uniform: pd.DataFrame
     simple: pd.DataFrame
     random: pd.DataFrame
+    distillation: pd.DataFrame
     groups: pd.DataFrame
     ledger: Ledger
 
     @property
     def best_selector(self) -> dict[float, str]:
-        """The selector with the best mean in each stratum, a description and no claim."""
+        """The selector with the best mean in each stratum, a description and no claim; of one set of students under
+        several names the one that looks at the least evidence."""
         selectors = self.main[self.main["kind"] == "selector"]
-        return {ratio: part["arm"].iloc[0] for ratio, part in selectors.groupby("keep_ratio")}
+        return {ratio: part["names"].iloc[0][0] for ratio, part in selectors.groupby("keep_ratio")}
 
     @property
     def breadth(self) -> tuple[int, int]:
@@ -74,15 +79,21 @@ def conclude(run: Run) -> Results:
     simple = compare(run, "best simple", ledger=ledger, planned=False)
     random = random_places(run, ledger)
     main = _main(run, reference, teacher)
-    results = Results(run, main, reference, teacher, uniform, simple, random, pd.DataFrame(), ledger)
+    distilled = distillation(run, ledger)
+    results = Results(run, main, reference, teacher, uniform, simple, random, distilled, pd.DataFrame(), ledger)
     students = [arm for arm in results.shown() if arm not in SEEDLESS]
     return replace(results, groups=errors(run, students, against="teacher", ledger=ledger))
 
 
-def random_places(run: Run, ledger: Ledger) -> pd.DataFrame:
-    """Return where each selector stands in the distribution of random draws.
+PLACES = ["arm", "names", "keep_ratio", "value", "percentile", "low", "high", "p_value", "smallest_p_value",
+          "p_adjusted", "n_draws", "trials"]  # fmt: skip
 
-    Columns ``arm``, ``keep_ratio``, ``value``, ``percentile``, ``p_value``, ``n_draws``, ``trials`` (the ids); for the
+
+def random_places(run: Run, ledger: Ledger) -> pd.DataFrame:
+    """Return where each selector stands in the distribution of random draws: the columns of :data:`PLACES`.
+
+    ``percentile`` is the share of draws that an arm beats, ``low`` and ``high`` its interval. A test that could not
+    reach the level, because the draws are too few, is no test: it is in no family and ``p_adjusted`` is NaN. For the
     draws themselves ``arm`` is ``random`` and ``percentile`` NaN, one row a draw (its mean over seeds).
     """
     rows = []
@@ -92,30 +103,34 @@ def random_places(run: Run, ledger: Ledger) -> pd.DataFrame:
             continue
         draws = drawn.trials["draw"].fillna(-1).to_numpy()
         means = [float(drawn.values[draws == draw].mean()) for draw in np.unique(draws)]
-        ids = [list(drawn.trials["id"][draws == draw]) for draw in np.unique(draws)]
         rows += [
-            {"arm": "random", "keep_ratio": ratio, "value": mean, "trials": trials}
-            for mean, trials in zip(means, ids, strict=True)
-        ]
-        if len(means) < 2:
-            continue
-        for arm in run.arms():
-            own = run.per_user(arm, ratio) if arm not in ("random", *SEEDLESS) else None
-            if own is not None and own.trials["kind"].iloc[0] == "selector":
-                value = float(own.values.mean())
-                place = place_in_draws(value, means, direction=run.direction)
-                rows.append({"arm": arm, "keep_ratio": ratio, "value": value, "percentile": place.percentile,
-                             "p_value": place.p_value, "n_draws": place.n_draws,
-                             "trials": list(own.trials["id"])})  # fmt: skip
-    names = ["arm", "keep_ratio", "value", "percentile", "p_value", "p_adjusted", "n_draws", "trials"]
-    frame = pd.DataFrame(rows, columns=names)
-    placed = frame[frame["percentile"].notna()]
-    if len(placed):
-        names = [f"{row.arm}, {100 * row.keep_ratio:g} % of layers kept" for row in placed.itertuples()]
-        tests = dict(zip(names, placed["p_value"], strict=True))
+            {"arm": "random", "names": ("random",), "keep_ratio": ratio, "value": mean,
+             "trials": list(drawn.trials["id"][draws == draw])}
+            for mean, draw in zip(means, np.unique(draws), strict=True)
+        ]  # fmt: skip
+        if len(means) > 1:
+            rows += _places(run, ratio, means)
+    frame = pd.DataFrame(rows, columns=PLACES)
+    tested = frame[frame["smallest_p_value"] <= run.settings["level"]]
+    if len(tested):
+        labels = [f"{' = '.join(row.names)}, {100 * row.keep_ratio:g} % of layers kept" for row in tested.itertuples()]
+        tests = dict(zip(labels, tested["p_value"], strict=True))
         adjusted = ledger.enter("as good as the best random draws", tests, planned=False)
-        frame.loc[placed.index, "p_adjusted"] = [adjusted[name] for name in names]
+        frame.loc[tested.index, "p_adjusted"] = [adjusted[label] for label in labels]
     return frame
+
+
+def _places(run: Run, ratio: float, draws: list[float]) -> list[dict]:
+    """Return the rows of the selectors of a stratum; each set of students has one name in the ledger."""
+    arms = {arm: run.per_user(arm, ratio) for arm in run.arms() if arm not in ("random", *SEEDLESS)}
+    arms = {arm: own for arm, own in arms.items() if own is not None and own.trials["kind"].iloc[0] == "selector"}
+    names, rows = namesakes({arm: own.trials for arm, own in arms.items()}), []
+    for arm, own in arms.items():
+        value = float(own.values.mean())
+        place = place_in_draws(value, draws, direction=run.direction, level=run.settings["level"])
+        rows.append({"arm": arm, "names": names[arm], "keep_ratio": ratio, "value": value, **asdict(place),
+                     "trials": list(own.trials["id"])})  # fmt: skip
+    return rows
 
 
 def _main(run: Run, reference: pd.DataFrame, teacher: pd.DataFrame) -> pd.DataFrame:
@@ -128,10 +143,9 @@ def _main(run: Run, reference: pd.DataFrame, teacher: pd.DataFrame) -> pd.DataFr
 
     for ratio in run.strata():
         simple = best_simple(run, ratio)
-        for arm in run.arms():
-            own = run.per_user(arm, ratio)
-            if own is None:
-                continue
+        arms = {arm: own for arm in cheapest_first(run.arms()) if (own := run.per_user(arm, ratio)) is not None}
+        names = namesakes({arm: own.trials for arm, own in arms.items()})
+        for arm, own in arms.items():
             values, keys = own_values(own)
             mean = crossed_mean(values)
             low, high = _interval(mean, own, run)
@@ -139,6 +153,7 @@ def _main(run: Run, reference: pd.DataFrame, teacher: pd.DataFrame) -> pd.DataFr
                 {
                     "keep_ratio": ratio,
                     "arm": arm,
+                    "names": names[arm],
                     "kind": own.trials["kind"].iloc[0],
                     "mean": mean.estimate,
                     "low": low,
@@ -156,7 +171,8 @@ def _main(run: Run, reference: pd.DataFrame, teacher: pd.DataFrame) -> pd.DataFr
                 }
             )  # fmt: skip
     frame = pd.DataFrame(rows, columns=list(rows[0]) if rows else ["keep_ratio", "arm", "kind", "mean"])
-    return frame.sort_values(["keep_ratio", "mean"], ascending=[True, run.direction == "min"]).reset_index(drop=True)
+    best_first = [True, run.direction == "min"]
+    return frame.sort_values(["keep_ratio", "mean"], ascending=best_first, kind="stable").reset_index(drop=True)
 
 
 def _interval(mean: CrossedMean, own: PerUser, run: Run) -> tuple[float, float]:

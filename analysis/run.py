@@ -25,11 +25,16 @@ class PerUser:
 
     Attributes:
         values: ``Float64[runs, users]``, users in the same order for every arm of a run directory.
-        trials: One row a run, in the order of ``values``: ``id``, ``seed``, ``teacher_seed``, ``draw``.
+        trials: One row a run, in the order of ``values``: ``id``, ``arm``, ``seed``, ``teacher_seed``, ``draw``.
     """
 
     values: np.ndarray
     trials: pd.DataFrame
+
+    @property
+    def teacherless(self) -> bool:
+        """Whether no teacher has a part in it: popularity, which the records file under the first teacher."""
+        return bool(self.trials["arm"].eq("popularity").all() or self.trials["teacher_seed"].isna().all())
 
     def by_seed(self) -> tuple[np.ndarray, list[tuple[int, int]]]:
         """Return ``Float64[seeds, users]`` and its keys ``(teacher_seed, seed)``; draws of one seed are averaged."""
@@ -49,7 +54,7 @@ class PerUser:
 
         A seedless arm stands behind the keys of its teacher, and without a teacher (popularity) behind all.
         """
-        if seedless and self.trials["teacher_seed"].isna().all():
+        if seedless and self.teacherless:
             return list(self.trials["id"])
         teacher, seed = (self.trials[c].fillna(0).astype(int) for c in ("teacher_seed", "seed"))
         wanted = {key[0] for key in keys} if seedless else set(keys)

@@ -89,7 +89,7 @@ def terminal_table(summary: dict[str, Any]) -> str:
     legend = (
         f"on test data; speed-up: the teacher's latency over the arm's, one request, measured; params: without "
         f"embeddings; search: time of all search trials of the arm; verdict: against {reference}, corrected for the "
-        f"number of arms and keep-ratios; items are ranked over {summary['ranked']}"
+        f"number of different students and keep-ratios; items are ranked over {summary['ranked']}"
     )
     return "\n".join(
         [*lines, "", "\n\n".join(blocks), "", _wrapped(legend), _wrapped(summary["protocol_signature"], "|")]
@@ -179,9 +179,9 @@ def latex_table(stratum: dict[str, Any], summary: dict[str, Any]) -> str:
         f"Test {metric}{smaller} on {latex_escape(summary['data'])} with {100 * stratum['keep_ratio']:g}\\,\\% of the "
         f"teacher's layers kept: mean over {summary['seeds']} seeds and {summary['users']} users with "
         f"{level}\\,\\% interval. Items are ranked over {latex_escape(summary['ranked'])}. Bold: best student. "
-        f"$\\dagger$: differs from {reference} after Holm's correction over all arms and keep-ratios. Speed-up is the "
-        f"teacher's measured latency over the student's. Parameters are without embeddings, latency is the median of "
-        f"one request in ms. Signature: \\texttt{{{latex_escape(summary['protocol_signature'])}}}."
+        f"$\\dagger$: differs from {reference} after Holm's correction over all different students and keep-ratios. "
+        f"Speed-up is the teacher's measured latency over the student's. Parameters are without embeddings, latency is "
+        f"the median of one request in ms. Signature: \\texttt{{{latex_escape(summary['protocol_signature'])}}}."
     )
     head = f"arm & {metric} & {level}\\,\\% interval & of teacher & speed-up & parameters & latency" + r" \\"
     return "\n".join(

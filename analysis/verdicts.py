@@ -14,6 +14,7 @@ class Word(StrEnum):
     BETTER = "better"
     WORSE = "worse"
     INFERIOR = "inferior"
+    SAME = "same students"
     EQUIVALENT = "equivalent"
     NON_INFERIOR = "non-inferior"
     UNDECIDED = "undecided"
@@ -43,7 +44,8 @@ class Verdict:
 def judge(comparison: ArmComparison) -> Verdict:
     """Return the verdict on one comparison.
 
-    In this order, with improvement counted in the metric's own direction and every p-value corrected over its family:
+    Where both arms are the same students under two names, that is the verdict. Otherwise, in this order, with
+    improvement counted in the metric's own direction and every p-value corrected over its family:
 
     - better: the interval lies above no difference and the corrected test rejects;
     - inferior: the same below, and the corrected one-sided test says: by more than the margin;
@@ -56,8 +58,10 @@ def judge(comparison: ArmComparison) -> Verdict:
     none about choosing at random: where a selector stands among them is asked elsewhere.
     """
     models_word = _word(comparison)
-    word = models_word if comparison.method_claim else Word.UNDECIDED
+    word = models_word if comparison.method_claim or comparison.same else Word.UNDECIDED
     sentence = _sentence(comparison, models_word)
+    if comparison.same:
+        return Verdict(comparison.arm, comparison.reference, word, models_word, sentence, comparison.method_claim)
     if not comparison.difference.method_claim:
         sentence = (
             "no claim about the method can be made from one seed; "
@@ -82,6 +86,8 @@ def improvement(comparison: ArmComparison) -> tuple[float, float, float]:
 
 
 def _word(comparison: ArmComparison) -> Word:
+    if comparison.same:
+        return Word.SAME
     difference, level = comparison.difference, comparison.level
     low, high = difference.low, difference.high
     if comparison.direction == "min":
@@ -103,6 +109,7 @@ def _sentence(comparison: ArmComparison, word: Word) -> str:
     against, margin = comparison.reference, _percent(comparison.margin)
     small = f", by less than the margin of {margin}" if comparison.equivalence_p <= comparison.level else ""
     return {
+        Word.SAME: f"the same students as {against}, under another name: there is nothing to test",
         Word.BETTER: f"better than {against}{small} ({numbers})",
         Word.WORSE: f"worse than {against}{small} ({numbers})",
         Word.INFERIOR: f"inferior to {against} by more than {margin} ({numbers})",
@@ -118,11 +125,21 @@ def _remedy(comparison: ArmComparison) -> str:
     if power is None or not comparison.method_claim:
         return ""
     unit = "teacher" if comparison.difference.unit == "teachers" else "seed"
-    if power.more is None:
+    low, high = power.more_range
+    if low is None:
         return f"; no number of {unit}s would resolve {target} with these users"
-    if power.more == 0:
+    if not power.is_known:
+        return (
+            f"; how much {unit}s vary is barely known from {power.n_replicates}, "
+            f"so it is not said how many more would resolve {target}"
+        )
+    if high == 0:
         return f"; a true difference of {target} would probably have been seen"
-    return f"; {power.more:,} more {unit}{'s' if power.more > 1 else ''} would resolve {target}"
+    # A range, because the replicates tell their own variance as one only.
+    if high is None:
+        return f"; {low:,} or more {unit}s beyond these would resolve {target}"
+    number = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return f"; {number} more {unit}{'' if high == 1 else 's'} would resolve {target}"
 
 
 def _numbers(comparison: ArmComparison) -> str:

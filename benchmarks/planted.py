@@ -13,8 +13,9 @@ first item, and the last item says which of three permutations:
 - ``hop``: 6 blocks trained with the attention output held at zero in all but one, which alone can carry the first item
   to the last position. Found: the student of 2 layers has that block.
 
-For each family and for all together, prints a table of found / tried with 95% Wilson intervals. Plants of one base
-teacher are not independent of each other: the intervals are a little too narrow.
+Prints found / tried for each family, and over all families the mean share with a 95% t interval whose units are the
+families: within one, selectors find all plants or none so often that its plants are hardly more than one observation.
+Where all families have one share there is no interval.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from statsmodels.stats.proportion import proportion_confint
+from scipy import stats
 from torch import Tensor, nn
 
 from raydistill.models import Recommender, blocks, build_recommender
@@ -221,17 +222,26 @@ def trials(family: str, n_teachers: int, n_layouts: int, steps: int) -> Iterator
             yield "hop", arm, carrier in chosen
 
 
-def table(counts: dict[str, list[bool]]) -> str:
-    """Return the table of one family, or of several added up, from what was found by ``plant/arm``."""
+def table(counts: dict[str, dict[str, list[bool]]]) -> str:
+    """Return the table over some families, from what was found by family and by ``plant/arm``."""
     lines = ["| selector | no_op | duplicate | hop |", "|---|---|---|---|"]
     for arm in ARMS:
         cells = []
         for plant in PLANTS:
-            found = counts[f"{plant}/{arm}"]
-            low, high = proportion_confint(sum(found), len(found), method="wilson")
-            cells.append(f"{sum(found)}/{len(found)} [{low:.2f}, {high:.2f}]")
+            found = [one[f"{plant}/{arm}"] for one in counts.values()]
+            ends = interval([sum(own) / len(own) for own in found])
+            span = f" [{ends[0]:.2f}, {ends[1]:.2f}]" if ends else ""
+            cells.append(f"{sum(map(sum, found))}/{sum(map(len, found))}{span}")
         lines.append(f"| {arm} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def interval(shares: list[float]) -> tuple[float, float] | None:
+    """Return the 95% t interval of the mean of the families' shares, inside 0 to 1; None where they do not differ."""
+    if len(set(shares)) < 2:
+        return None
+    low, high = stats.t.interval(0.95, len(shares) - 1, np.mean(shares), stats.sem(shares))
+    return max(float(low), 0.0), min(float(high), 1.0)
 
 
 def by_family(counts: dict[str, dict[str, list[bool]]]) -> str:
@@ -246,13 +256,10 @@ def by_family(counts: dict[str, dict[str, list[bool]]]) -> str:
 
 def report(counts: dict[str, dict[str, list[bool]]]) -> None:
     """Print every family's table, all families in one, and the sum of all."""
-    together: dict[str, list] = defaultdict(list)
     for family, one in counts.items():
-        for key, values in one.items():
-            together[key] += values
         accuracy = " and ".join(f"{np.mean(one[f'accuracy/{kind}']):.3f}" for kind in ("base", "hop"))
-        print(f"\n{family}: accuracy of base and hop teachers {accuracy}\n\n{table(one)}")
-    print(f"\nby family\n\n{by_family(counts)}\n\nall\n\n{table(together)}")
+        print(f"\n{family}: accuracy of base and hop teachers {accuracy}\n\n{table({family: one})}")
+    print(f"\nby family\n\n{by_family(counts)}\n\nall\n\n{table(counts)}")
 
 
 def main() -> None:

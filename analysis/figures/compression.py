@@ -57,8 +57,9 @@ def compression(points: pd.DataFrame, *, metric: str, margin: float, note: str, 
     """Return quality kept against parameters and against measured latency, with the Pareto front.
 
     Args:
-        points: ``arm``, ``keep_ratio``, ``share``, ``low``, ``high`` (of the teacher's quality, 1 = all; NaN ends have
-            no bound) and the columns of :data:`AXES` that were measured.
+        points: ``arm``, ``names`` (of all arms that are these students), ``keep_ratio``, ``share``, ``low``, ``high``
+            (of the teacher's quality, 1 = all; NaN ends have no bound) and the columns of :data:`AXES` that were
+            measured.
         metric: The metric that quality means.
         margin: Relative margin of non-inferiority, drawn as a band under 100 %.
         note: The line under the figure.
@@ -89,7 +90,7 @@ def _points(panel: Axes, known: pd.DataFrame, column: str, strong: tuple[str, ..
     panel.set_xlim(max(0.0, x.min() - 0.15 * span), x.max() + 0.34 * span)
     front = pareto(x, y)
     panel.step(x[front], 100 * y[front], where="post", color="#555555", lw=1.1, ls="--", zorder=1)
-    named = known["arm"].isin(strong) | known.index.isin(known.index[front])
+    named = known["names"].map(lambda names: not set(strong).isdisjoint(names)) | known.index.isin(known.index[front])
     for row in known.to_dict("records"):
         panel.plot(
             row[column], 100 * row["share"], arm_marker(row["arm"]), color=arm_colour(row["arm"]), ms=4, alpha=0.5
@@ -99,10 +100,18 @@ def _points(panel: Axes, known: pd.DataFrame, column: str, strong: tuple[str, ..
         panel.plot([row[column]] * 2, [100 * row["low"], top], color=arm_colour(row["arm"]), lw=1.1)
         panel.plot(row[column], 100 * row["share"], arm_marker(row["arm"]), color=arm_colour(row["arm"]), ms=6)
     # Each arm by name once, where there is most room to the right; its colour and marker are the same elsewhere.
+    known = known.assign(label=known["names"].map(_label))
     last = known[named].sort_values(column).drop_duplicates("arm", keep="last")
     for _, part in last.groupby(last["keep_ratio"].fillna(1.0)):
         at = part[column].max() + 0.05 * span
-        label_ends(panel, list(part[column]), list(100 * part["share"]), list(part["arm"]), at=at)
+        label_ends(
+            panel, list(part[column]), list(100 * part["share"]), list(part["arm"]), at=at, labels=list(part["label"])
+        )
+
+
+def _label(names: tuple[str, ...]) -> str:
+    """Return the first name of one set of students, and how many it has beside; the caption has them all."""
+    return f"{arm_name(names[0])} (+{len(names) - 1})" if len(names) > 1 else arm_name(names[0])
 
 
 def _short(value: float, _position: int | None = None) -> str:

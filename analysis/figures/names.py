@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from raydistill.records import LOWER_IS_BETTER
 
 NAMES = {
@@ -27,6 +29,11 @@ NAMES = {
 def arm_name(arm: str) -> str:
     """Return an arm's name for people."""
     return NAMES.get(arm, arm.replace("_", " "))
+
+
+def same_name(arms: Iterable[str]) -> str:
+    """Return the names of arms that are the same students: ``drop the last = Fisher``."""
+    return " = ".join(arm_name(arm) for arm in arms)
 
 
 def the(arm: str) -> str:

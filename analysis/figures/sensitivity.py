@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures.names import metric_axis, parameter_name, the
@@ -97,6 +98,11 @@ def surface(
     panel.plot(table.columns[column], table.index[row], "*", ms=13, color="#D55E00", mec="white", clip_on=False)
     bar = figure.colorbar(mesh, ax=panel)
     bar.set_label(f"fitted validation {metric_axis(metric)}", fontsize=8)
+    _name_axes(panel, x, y, log)
+    return finish(figure, note)
+
+
+def _name_axes(panel: Axes, x: str, y: str, log: tuple[str, ...]) -> None:
     if x in log:
         panel.set_xscale("log")
         panel.xaxis.set_major_formatter("{x:g}")
@@ -105,6 +111,30 @@ def surface(
     panel.set_xlabel(parameter_name(x))
     panel.set_ylabel(parameter_name(y))
     panel.grid(visible=False)
+
+
+@styled
+def searched_points(
+    trials: pd.DataFrame, *, x: str, y: str, metric: str, note: str, log: tuple[str, ...] = ()
+) -> Figure:
+    """Return the distinct points of two hyper-parameters that were searched, coloured by the mean of their trials.
+
+    For trials that no surface can be drawn through.
+
+    Args:
+        trials: ``value`` and columns named by ``x`` and ``y``.
+        x, y: Names of the hyper-parameters.
+        metric: The metric that was searched for.
+        note: The line under the figure.
+        log: Parameters drawn on a log scale.
+    """
+    figure, axes = new(1, 1, 5.4, 3.6)
+    panel = axes[0, 0]
+    points = trials.groupby([x, y])["value"].mean().reset_index()
+    marks = panel.scatter(points[x], points[y], c=points["value"], cmap="cividis", s=42, edgecolors="#222222", lw=0.6)
+    bar = figure.colorbar(marks, ax=panel)
+    bar.set_label(f"mean validation {metric_axis(metric)}", fontsize=8)
+    _name_axes(panel, x, y, log)
     return finish(figure, note)
 
 

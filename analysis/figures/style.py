@@ -135,7 +135,13 @@ def spread(values: Sequence[float], gap: float) -> np.ndarray:
 
 
 def label_ends(
-    axes: Axes, xs: Sequence[float], ys: Sequence[float], arms: Sequence[str], *, at: float | None = None
+    axes: Axes,
+    xs: Sequence[float],
+    ys: Sequence[float],
+    arms: Sequence[str],
+    *,
+    at: float | None = None,
+    labels: Sequence[str] | None = None,
 ) -> None:
     """Write the names of arms right of their points, moved apart where they would overlap.
 
@@ -144,6 +150,7 @@ def label_ends(
         xs, ys: The points that the names belong to.
         arms: The arms, for name and colour.
         at: Where the names begin, in data units; by default right of the largest ``xs``.
+        labels: What is written; by default the names of the arms.
     """
     if not len(ys):
         return
@@ -153,9 +160,10 @@ def label_ends(
     placed = spread(ys, TEXT_GAP / height * (high - low))
     placed -= max(placed.max() - high, 0.0)
     at = max(xs) + 0.04 * (right - left) if at is None else at
-    for x, y, place, arm in zip(xs, ys, placed, arms, strict=True):
+    labels = [arm_name(arm) for arm in arms] if labels is None else labels
+    for x, y, place, arm, label in zip(xs, ys, placed, arms, labels, strict=True):
         axes.annotate(
-            escape(arm_name(arm)),
+            escape(label),
             xy=(x, y),
             xytext=(at, place),
             va="center",

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
 from analysis.captions import BETTER, CLOSE, SEARCH, USERS
-from analysis.figures.names import arm_name, metric_name, parameter_name, the
-from analysis.report.cells import Cell, number, p_number, table
+from analysis.figures.names import arm_name, metric_name, parameter_name, same_name, the
+from analysis.report.cells import Cell, number, p_number, table, text_of
 from analysis.results import Results
+from analysis.stats import CANDIDATES, FEW, MODELS, SAME, YARDSTICKS
 from analysis.tasks import sign
 
 TESTS = (
-    *("arm", "kept", "difference", "interval", "p", "p of not worse by more than the margin", "p of equivalence"),
-    *("effect size over seeds", "smallest difference found with 80 % power", "more seeds for 1 %"),
+    *("arm", "kept", "difference", "interval", "p", "p of not worse by more than the margin"),
+    *("p of worse by more than the margin", "p of equivalence", "effect size over seeds"),
+    *("smallest difference found with 80 % power", "more seeds for 1 %"),
 )
 TESTS_TEXT = (
-    "Differences in % of the other arm’s mean. p: that there is no difference, corrected with Holm over all rows, as "
-    "are the two tests against the margin. Effect size: Hedges’ g of paired differences over seeds, which "
-    "takes three. The last two columns say what the seeds and users at hand could find, with the same correction."
+    "Differences in % of the other arm’s mean. p: that there is no difference, corrected with {correction} over the "
+    "rows under one heading, as are the three tests against the margin; arms that are the same students are one row "
+    "and one test. Effect size: Hedges’ g of paired differences over seeds, which takes three. The last two columns "
+    "say what the seeds and users at hand could find, with the same correction: ranges, since so few seeds tell their "
+    f"own variance badly, and nothing with fewer than {FEW} of them."
 )
+GROUPS = {
+    CANDIDATES: "Candidates",
+    YARDSTICKS: "Yardsticks, which nobody chooses between",
+    MODELS: "These models only: no claim about a method",
+    SAME: "The same students under another name: nothing to test",
+}
 
 
 def more_tables(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[dict[str, str | Markup]]:
@@ -34,14 +45,16 @@ def more_tables(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[d
     ):
         if name in tables:
             title = f"Every test against {the(against)}"
-            yield _entry(section, title, TESTS_TEXT, name, table(TESTS, map(_tests, _rows(tables[name]))))
+            yield _entry(section, title, TESTS_TEXT.format(correction="Holm"), name, _grouped(tables[name]))
+    yield from _distilled(tables)
     if "metrics" in tables:
         yield _metrics(results, tables["metrics"])
     if "against_best_simple" in tables:
-        rows = [row for row in _rows(tables["against_best_simple"]) if row["kind"] == "selector"]
+        frame = tables["against_best_simple"]
+        rows = _rows(_once(frame[frame["kind"] == "selector"]))
         cells = [
-            [arm_name(row["arm"]), kept(row["keep_ratio"]), arm_name(row["against"]), number(row["relative"], "+.1%"),
-             _interval(row), str(row["word"])]
+            [same_name(row["names"]), kept(row["keep_ratio"]), arm_name(row["against"]),
+             number(row["relative"], "+.1%"), _interval(row), str(row["word"])]
             for row in rows
         ]  # fmt: skip
         text = "The opponent is the best of those that measure nothing, by validation quality; exploratory."
@@ -50,6 +63,33 @@ def more_tables(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[d
         yield _entry(BETTER, title, text, "against_best_simple", table(heads, cells, texts=(2, 5)))
     yield from _searched(tables)
     yield from _lists(results, tables)
+
+
+def _grouped(frame: pd.DataFrame) -> Markup:
+    """Return the tests in groups that are corrected together, each with its heading."""
+    parts = []
+    for group, title in GROUPS.items():
+        rows = _rows(_once(frame[frame["group"] == group]))
+        if rows:
+            parts.append(Markup("<h4>{}</h4>").format(title) + table(TESTS, map(_tests, rows)))
+    return Markup("\n").join(parts)
+
+
+def _once(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return each set of students once, whatever arms share it."""
+    return frame[~frame[["keep_ratio", "names"]].duplicated()]
+
+
+def _distilled(tables: dict[str, pd.DataFrame]) -> Iterator[dict[str, str | Markup]]:
+    if "distillation" not in tables:
+        return
+    text = (
+        "Distilled students against those of the control that is not distilled, of the very same layers and seeds: "
+        "against any other students that control differs in its layers too. A keep-ratio where nobody distilled the "
+        "same layers has no row. " + TESTS_TEXT.format(correction="Holm")
+    )
+    title = "Distilled against not distilled, of the same layers"
+    yield _entry(CLOSE, title, text, "distillation", _grouped(tables["distillation"]))
 
 
 def kept(ratio: float) -> Cell:
@@ -63,14 +103,14 @@ def _searched(tables: dict[str, pd.DataFrame]) -> Iterator[dict[str, str | Marku
     cells = [
         [arm_name(row["arm"]), parameter_name(row["x"]), parameter_name(row["y"]),
          number(row["strength"] if row["r_squared"] > 0 else None, ".0%"), number(row["r_squared"], ".2f"),
-         number(row["n"], ".0f")]
+         number(row["n"], ".0f"), number(row["n_points"], ".0f")]
         for row in _rows(tables["interactions"])
     ]  # fmt: skip
     text = (
         "How much of a random forest’s surface over two hyper-parameters no sum of two curves explains. The fit is its "
-        "R² on trials that each tree has not seen; a dash stands where it is not above 0: that surface is noise."
+        "R² on trials that it has not seen; a dash stands where it is not above 0: that surface is noise."
     )
-    heads = ("arm", "hyper-parameter", "with", "interaction", "fit (R²)", "trials")
+    heads = ("arm", "hyper-parameter", "with", "interaction", "fit (R²)", "trials", "distinct points")
     title = "Pairs of hyper-parameters, arm by arm"
     yield _entry(SEARCH, title, text, "interactions", table(heads, cells, texts=(1, 2)))
 
@@ -118,17 +158,30 @@ def _rows(frame: pd.DataFrame) -> list[dict]:
 
 def _tests(row: dict) -> list[Cell]:
     return [
-        arm_name(row["arm"]),
+        same_name(row["names"]),
         kept(row["keep_ratio"]),
         number(row["relative"], "+.1%"),
         _interval(row),
         p_number(row["p_adjusted"]),
         p_number(row["p_non_inferior"]),
+        p_number(row["p_inferior"]),
         p_number(row["p_equivalent"]),
         number(row["effect_seeds"], "+.2f"),
-        number(row["detectable"], ".1%"),
-        number(row["more_seeds"], ",.0f"),
+        _range(row["detectable_low"], row["detectable_high"], ".1%"),
+        _range(row["more_low"], row["more_high"], ",.0f"),
     ]
+
+
+def _range(low: float, high: float, pattern: str) -> Cell:
+    """Return a range, sorted by its lower end; a dash where it is not known, words where it has no end."""
+    if np.isnan(low):
+        return "–", None
+    if np.isinf(low):
+        return "no number", low
+    first = text_of(low, pattern)
+    if np.isinf(high):
+        return f"{first} or more", low
+    return (first if low == high else f"{first} to {text_of(high, pattern)}"), low
 
 
 def _interval(row: dict) -> Cell:

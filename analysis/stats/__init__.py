@@ -26,7 +26,15 @@ from analysis.stats.arrays import paired_difference
 from analysis.stats.bootstrap import CrossedBootstrap, Interval, bootstrap_difference, crossed_bootstrap
 from analysis.stats.budget import BudgetCurve, expected_best
 from analysis.stats.calibration import CalibrationCurve, calibration_curve
-from analysis.stats.comparison import ArmComparison, compare_arms, correct_together
+from analysis.stats.comparison import (
+    CANDIDATES,
+    MODELS,
+    SAME,
+    YARDSTICKS,
+    ArmComparison,
+    compare_arms,
+    correct_together,
+)
 from analysis.stats.correction import benjamini_hochberg, holm
 from analysis.stats.crossed import CrossedMean, crossed_mean
 from analysis.stats.groups import (
@@ -56,6 +64,7 @@ from analysis.stats.paired import (
 )
 from analysis.stats.placement import FriedmanResult, Placement, friedman, place_in_draws
 from analysis.stats.power import (
+    FEW,
     PowerAnalysis,
     detection_power,
     minimum_detectable_effect,
@@ -68,6 +77,11 @@ from analysis.stats.sensitivity import Interaction, MarginalCurve, interaction, 
 from analysis.stats.variance import VarianceSplit, variance_components, variance_split
 
 __all__ = [
+    "CANDIDATES",
+    "FEW",
+    "MODELS",
+    "SAME",
+    "YARDSTICKS",
     "ArmComparison",
     "BudgetCurve",
     "CalibrationCurve",

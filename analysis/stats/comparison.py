@@ -25,6 +25,9 @@ from analysis.stats.paired import (
 )
 from analysis.stats.power import PowerAnalysis, power_of
 
+CANDIDATES, YARDSTICKS, MODELS, SAME = "candidates", "yardsticks", "these models only", "same students"
+"""Groups of comparisons that are corrected apart; of the last nothing is tested."""
+
 
 @dataclass(frozen=True)
 class ArmComparison:
@@ -61,6 +64,8 @@ class ArmComparison:
         margin: Relative margin.
         drawn: Random layer sets that one of the two arms stands for, 0 where neither does. How they vary is in no
             interval, so what is found is about these sets.
+        same: Whether both arms are the same students under two names, so that there is nothing to test.
+        candidate: Whether the arm is one that could be chosen, and not a yardstick such as the teacher.
     """
 
     arm: str
@@ -88,11 +93,22 @@ class ArmComparison:
     level: float
     margin: float
     drawn: int = 0
+    same: bool = False
+    candidate: bool = True
 
     @property
     def method_claim(self) -> bool:
         """Return whether it supports a claim about methods, not only about the models that were trained."""
         return self.difference.method_claim and not self.drawn
+
+    @property
+    def group(self) -> str:
+        """Return which comparisons it is corrected together with."""
+        if self.same:
+            return SAME
+        if not self.method_claim:
+            return MODELS
+        return CANDIDATES if self.candidate else YARDSTICKS
 
 
 def compare_arms(
@@ -114,8 +130,9 @@ def compare_arms(
 ) -> tuple[ArmComparison, ...]:
     """Return the comparison of every arm but the reference with the reference, corrected over the family.
 
-    The three corrected families and what is counted are those of `correct_together`, which this calls for the arms
-    given. The tests over seeds alone and users alone describe and are not used for verdicts.
+    The corrected families and what is counted are those of `correct_together`, which this calls for the arms given.
+    Arms of which every value is the same are one test, and none where the reference has these values too. The tests
+    over seeds alone and users alone describe and are not used for verdicts.
 
     Args:
         values: `[arm, seed, user]` or `[arm, teacher, seed, user]` of one stratum, paired across arms.
@@ -165,12 +182,15 @@ def compare_arms(
             difference=boot.differences[i],
             ratio=boot.ratios[i] if boot.ratios else None,
             sign_flip=flips[row],
+            same=np.array_equal(array[i], base),
             **_tests(array[i], base, margin, direction, level),
             **common,
         )
         for row, i in enumerate(others)
     )
-    return correct_together(found, family=family or f"{metric} against {reference}", ledger=ledger, planned=planned)
+    labels = [" = ".join(arms[j] for j in others if np.array_equal(array[i], array[j])) for i in others]
+    family = family or f"{metric} against {reference}"
+    return correct_together(found, family=family, labels=labels, ledger=ledger, planned=planned)
 
 
 def _tests(values: Floats, base: Floats, margin: float, direction: Direction, level: float) -> dict[str, object]:
@@ -211,34 +231,34 @@ def correct_together(
     this once with all of them. What was corrected before is replaced, since the raw p-values are kept.
 
     Difference, non-inferiority, inferiority and equivalence are families of their own (Holm where planned, otherwise
-    Benjamini-Hochberg). Comparisons that allow no claim about methods (one seed, random draws) are in families apart:
-    their p-values, tiny over many users, must not make room for others. The tests over seeds alone and users alone
-    describe; they count as exploratory.
+    Benjamini-Hochberg). The groups of :attr:`ArmComparison.group` are in families apart: tiny p-values of what allows
+    no claim about methods (one seed, random draws), or of yardsticks that nobody chooses between, must not make room
+    for others. Comparisons with one label are the same students under several names, and one test. The tests over
+    seeds alone and users alone describe; they count as exploratory.
 
     Args:
         comparisons: Comparisons, such as every arm in every stratum.
         family: Name of the family.
-        labels: A name for each comparison in the ledger, all different; by default the arm.
+        labels: A name for each comparison in the ledger, one for each set of students; by default the arm.
         ledger: Where to count the tests.
         planned: Whether the family was planned in the sweep file.
 
     Raises:
-        ValueError: Labels that are not all different, or as many as the comparisons; a family entered before.
+        ValueError: Not as many labels as comparisons, or one for different students; a family entered before.
     """
     labels = [one.arm for one in comparisons] if labels is None else list(labels)
-    if len(set(labels)) != len(comparisons) or len(labels) != len(comparisons):
-        raise ValueError(f"labels {labels} must be different, one for each of {len(comparisons)} comparisons")
+    _check_labels(labels, comparisons)
     ledger = Ledger() if ledger is None else ledger
-    claims = [one.method_claim for one in comparisons]
 
     def enter(kind: str, p_values: list[float], is_planned: bool) -> list[float]:
         adjusted = [float("nan")] * len(p_values)
-        for claim, name in ((True, f"{family}: {kind}"), (False, f"{family}, these models only: {kind}")):
-            rows = [i for i in range(len(claims)) if claims[i] == claim]
+        for group in (CANDIDATES, YARDSTICKS, MODELS):
+            rows = [i for i, one in enumerate(comparisons) if one.group == group]
             if rows:
-                tests = {labels[i]: p_values[i] for i in rows}
-                for i, value in zip(rows, ledger.enter(name, tests, planned=is_planned).values(), strict=True):
-                    adjusted[i] = value
+                name = family if group == CANDIDATES else f"{family}, {group}"
+                found = ledger.enter(f"{name}: {kind}", {labels[i]: p_values[i] for i in rows}, planned=is_planned)
+                for i in rows:
+                    adjusted[i] = found[labels[i]]
         return adjusted
 
     def margin_p(test: MarginTest | None) -> float:
@@ -252,6 +272,8 @@ def correct_together(
     enter("t over seeds", [one.seeds_t.p_value for one in comparisons], False)
     enter("t over users", [one.users_t.p_value for one in comparisons], False)
     enter("sign flip over users", [one.sign_flip.p_value for one in comparisons], False)
+    sizes = {one.group: len({n for n, o in zip(labels, comparisons, strict=True) if o.group == one.group})
+             for one in comparisons}  # fmt: skip
     return tuple(
         replace(
             one,
@@ -259,12 +281,24 @@ def correct_together(
             non_inferiority_p=non_inferior[i],
             inferiority_p=inferior[i],
             equivalence_p=equivalent[i],
-            power=_power(one, claims.count(claims[i])),
+            power=_power(one, sizes[one.group]),
         )
         for i, one in enumerate(comparisons)
     )
 
 
+def _check_labels(labels: list[str], comparisons: Sequence[ArmComparison]) -> None:
+    if len(labels) != len(comparisons):
+        raise ValueError(f"{len(labels)} labels, but {len(comparisons)} comparisons")
+    known: dict[tuple[str, str], tuple[float, float]] = {}
+    for label, one in zip(labels, comparisons, strict=True):
+        found = (one.difference.estimate, one.difference.p_value)
+        if not np.array_equal(known.setdefault((label, one.group), found), found, equal_nan=True):
+            raise ValueError(f"label {label!r} stands for different students, whose labels must be different")
+
+
 def _power(one: ArmComparison, n_tests: int) -> PowerAnalysis | None:
     mean = one.reference_mean.estimate
-    return power_of(one.crossed, effect=one.resolve * mean, level=one.level / n_tests) if mean > 0 else None
+    if one.same or not mean > 0:
+        return None
+    return power_of(one.crossed, effect=one.resolve * mean, level=one.level / n_tests)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 from scikit_posthocs import posthoc_nemenyi_friedman
-from scipy import stats
+from scipy import special, stats
 
 from analysis.stats.arrays import Direction, Floats, check_level, finite, sign_of
 
@@ -18,6 +18,7 @@ class Placement:
 
     Attributes:
         percentile: Share of draws that are worse, ties counted half, 0 to 1.
+        low, high: Clopper-Pearson interval of the share of all possible draws that are worse; a tie may be either.
         p_value: `(b + 1) / (n + 1)`, with b draws at least as good: how often a random draw would do as well.
         smallest_p_value: `1 / (n + 1)`, what `p_value` can be at best with so few draws.
         n_draws: Number of draws.
@@ -27,6 +28,8 @@ class Placement:
     """
 
     percentile: float
+    low: float
+    high: float
     p_value: float
     smallest_p_value: float
     n_draws: int
@@ -60,13 +63,14 @@ class FriedmanResult:
     n_datasets: int
 
 
-def place_in_draws(value: float, draws: ArrayLike, *, direction: Direction = "max") -> Placement:
+def place_in_draws(value: float, draws: ArrayLike, *, direction: Direction = "max", level: float = 0.05) -> Placement:
     """Return where `value` stands among the metric of random draws.
 
     Args:
         value: Mean metric of the selector.
         draws: `[draw]`, mean metric of each random layer set, measured in the same way.
         direction: "max" where larger is better.
+        level: Error rate of the interval.
 
     Raises:
         ValueError: No draws, or NaN.
@@ -76,9 +80,13 @@ def place_in_draws(value: float, draws: ArrayLike, *, direction: Direction = "ma
     place = sign * float(finite(value, "value", ndim=0))
     n = len(array)
     percentile = float(((array < place) + 0.5 * (array == place)).mean())
+    worse, no_better = (int(np.sum(found)) for found in (array < place, array <= place))
+    check_level(level)
     ends = np.sort(sign * array)
     return Placement(
         percentile=percentile,
+        low=float(special.betaincinv(worse, n - worse + 1, level / 2)) if worse else 0.0,
+        high=float(special.betaincinv(no_better + 1, n - no_better, 1 - level / 2)) if no_better < n else 1.0,
         p_value=float((np.sum(array >= place) + 1) / (n + 1)),
         smallest_p_value=1 / (n + 1),
         n_draws=n,

@@ -8,6 +8,7 @@ it. With no variance from users this is the power of the paired t test over seed
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,6 +18,11 @@ from analysis.stats.arrays import check_level
 from analysis.stats.crossed import CrossedMean, crossed_mean
 
 MOST_SEEDS = 100_000
+
+FEW = 5
+"""Replicates below which their own variance is barely known: with three, the standard deviation may be half or six
+times what was seen, so what follows from it is no number to print."""
+
 # Midpoints of equal slices of probability, over which the mean square's distribution is averaged.
 _SLICES = (np.arange(200) + 0.5) / 200
 
@@ -33,6 +39,8 @@ class PowerAnalysis:
         needed: Replicates needed to find `effect` with probability `power`; None where no number would do, because
             the users at hand are too few.
         more: `needed` minus those at hand, not below 0; None where `needed` is.
+        detectable_range, more_range: The same at both ends of the 95 % chi-square interval of the replicates' variance,
+            which is what is known of it.
         level: Error rate of the two-sided test.
         power: The wanted power.
     """
@@ -43,15 +51,23 @@ class PowerAnalysis:
     n_replicates: int
     needed: int | None
     more: int | None
+    detectable_range: tuple[float, float]
+    more_range: tuple[int | None, int | None]
     level: float
     power: float
+
+    @property
+    def is_known(self) -> bool:
+        """Return whether there are enough replicates to say from their variance what others would find."""
+        return self.n_replicates >= FEW
 
 
 def power_analysis(differences: ArrayLike, *, effect: float, level: float = 0.05, power: float = 0.8) -> PowerAnalysis:
     """Return what the paired `differences` can resolve and how many replicates `effect` would take.
 
-    The variances are those estimated from the data, so with few seeds the answer is rough. One replicate carries no
-    estimate of the seeds' variance: `detectable` is infinite, `power_at_effect` 0, `needed` and `more` None.
+    The variances are those estimated from the data, so with few seeds the answer is rough: see the ranges. One
+    replicate carries no estimate of the seeds' variance: `detectable` is infinite, `power_at_effect` 0, `needed` and
+    `more` None.
 
     Args:
         differences: `[seed, user]` or `[teacher, seed, user]`, paired differences.
@@ -72,13 +88,34 @@ def power_of(mean: CrossedMean, *, effect: float, level: float = 0.05, power: fl
         raise ValueError(f"effect is {effect}, but a difference to find is needed")
     _check_power(level, power)
     if mean.n_replicates == 1:
-        return PowerAnalysis(float("inf"), effect, 0.0, 1, None, None, level, power)
+        unknown = float("inf"), effect, 0.0, 1, None, None, (float("inf"), float("inf")), (None, None)
+        return PowerAnalysis(*unknown, level, power)
     seeds, users = float(np.sqrt(mean.seed_part * mean.n_replicates)), float(np.sqrt(mean.user_part))
-    found = detection_power(effect, seeds, mean.n_replicates, user_error=users, level=level)
-    detectable = minimum_detectable_effect(seeds, mean.n_replicates, user_error=users, level=level, power=power)
-    needed = replicates_needed(effect, seeds, user_error=users, level=level, power=power)
-    more = None if needed is None else max(needed - mean.n_replicates, 0)
-    return PowerAnalysis(detectable, effect, found, mean.n_replicates, needed, more, level, power)
+    n, known = mean.n_replicates, {"user_error": users, "level": level}
+
+    def more(deviation: float) -> int | None:
+        found = replicates_needed(effect, deviation, **known, power=power)
+        return None if found is None else max(found - n, 0)
+
+    ends = deviation_range(seeds, n)
+    return PowerAnalysis(
+        detectable=minimum_detectable_effect(seeds, n, **known, power=power),
+        effect=effect,
+        power_at_effect=detection_power(effect, seeds, n, **known),
+        n_replicates=n,
+        needed=replicates_needed(effect, seeds, **known, power=power),
+        more=more(seeds),
+        detectable_range=tuple(minimum_detectable_effect(end, n, **known, power=power) for end in ends),
+        more_range=tuple(more(end) for end in ends),
+        level=level,
+        power=power,
+    )
+
+
+def deviation_range(deviation: float, n: int, *, level: float = 0.05) -> tuple[float, float]:
+    """Return the chi-square interval of a standard deviation that was estimated from `n` normal values."""
+    low, high = (float(np.sqrt((n - 1) / special.chdtri(n - 1, tail))) for tail in (level / 2, 1 - level / 2))
+    return low * deviation, high * deviation
 
 
 def detection_power(effect: float, deviation: float, n: int, *, user_error: float = 0.0, level: float = 0.05) -> float:
@@ -100,9 +137,15 @@ def detection_power(effect: float, deviation: float, n: int, *, user_error: floa
     if spread == 0:
         return 1.0 if effect != 0 else level
     t, z = special.stdtrit(n - 1, level / 2), special.ndtri(level / 2)
-    mean_square = 2 * special.gammaincinv((n - 1) / 2, _SLICES) / (n - 1) * deviation**2 / n  # chi-square quantiles
+    mean_square = _mean_squares(n) * deviation**2 / n
     half = np.sqrt(t**2 * mean_square + z**2 * user_error**2)
     return float(np.mean(special.ndtr((effect - half) / spread) + special.ndtr((-half - effect) / spread)))
+
+
+@lru_cache(maxsize=1024)
+def _mean_squares(n: int) -> np.ndarray:
+    """Return the quantiles of a mean square on n - 1 degrees of freedom, over its expectation."""
+    return 2 * special.gammaincinv((n - 1) / 2, _SLICES) / (n - 1)
 
 
 def minimum_detectable_effect(

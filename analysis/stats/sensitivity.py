@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 from sklearn.ensemble import RandomForestRegressor
+from sklearn.model_selection import GroupKFold
 
 from analysis.stats.arrays import Floats, check_level
 from analysis.stats.importance import trial_columns
@@ -55,8 +56,10 @@ class Interaction:
         surface: `[y, x]`, mean predicted metric.
         strength: Share of the surface's variance that no sum of two curves explains (after Friedman and Popescu
             2008), 0 to 1.
-        r_squared: The forest's out-of-bag R^2: near 0 or below, the surface is noise; NaN for a constant metric.
+        r_squared: The forest's R^2 in trials that it was not fitted to, at points where it was not: at 0 or below, the
+            surface is noise; NaN for a constant metric or a single point.
         n_trials: Trials used.
+        n_points: Distinct points of the two parameters among them.
     """
 
     names: tuple[str, str]
@@ -66,6 +69,7 @@ class Interaction:
     strength: float
     r_squared: float
     n_trials: int
+    n_points: int
 
 
 def marginal_curve(
@@ -171,7 +175,7 @@ def interactions(
             raise ValueError(f"an interaction needs two parameters, not {x!r} twice")
     design, places = _design(columns)
     forest = _forest(design, metric, seed)
-    r_squared = float(forest.oob_score_) if np.ptp(metric) > 0 else np.nan
+    r_squared = _r_squared(forest, design, metric, seed)
     background = _background(design)
     found = []
     for pair in pairs:
@@ -179,8 +183,28 @@ def interactions(
         surface = _surface(forest, background, [places[name] for name in pair], grids)
         strength = _strength(surface) if np.ptp(metric) > 0 else 0.0
         x, y = (np.exp(grid) if name in log else grid for grid, name in zip(grids, pair, strict=True))
-        found.append(Interaction(pair, x, y, surface, strength, r_squared, len(metric)))
+        n_points = len(np.unique(design[:, [places[name] for name in pair]], axis=0))
+        found.append(Interaction(pair, x, y, surface, strength, r_squared, len(metric), n_points))
     return found
+
+
+def _r_squared(forest: RandomForestRegressor, design: Floats, metric: Floats, seed: int) -> float:
+    """Return how much of the variation a forest explains in trials that it was not fitted to.
+
+    Out of bag; where several trials share a point (arms share configurations), also by cross-validation over points,
+    and the poorer of the two: another trial at the same point can give the answer away, or its noise.
+    """
+    points = np.unique(design, axis=0, return_inverse=True)[1].ravel()
+    n_points = int(points.max()) + 1
+    if np.ptp(metric) == 0 or n_points < 2:
+        return np.nan
+    if n_points == len(metric):
+        return float(forest.oob_score_)
+    predicted = np.empty(len(metric))
+    for fitted, left_out in GroupKFold(min(5, n_points)).split(design, metric, points):
+        predicted[left_out] = _forest(design[fitted], metric[fitted], seed).predict(design[left_out])
+    over_points = 1 - ((metric - predicted) ** 2).sum() / ((metric - metric.mean()) ** 2).sum()
+    return float(min(forest.oob_score_, over_points))
 
 
 def _surface(forest: RandomForestRegressor, background: Floats, places: list[int], grids: list[np.ndarray]) -> Floats:

@@ -9,9 +9,10 @@ can be mistaken for a result.
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,7 @@ class Builder:
             status=status,
             error="TrialDivergedError: the loss is not finite at epoch 1" if status == "failed" else None,
             seed=seed,
-            teacher=self.teacher(teacher) if arm != "popularity" else None,
+            teacher=self.teacher(teacher),
             teacher_seed=teacher,
             n_teacher_layers=plan.layers,
             n_student_layers=n_student,
@@ -320,7 +321,10 @@ class Builder:
         for teacher in range(plan.teachers):
             for arm in (*plan.selectors, *plan.controls):
                 if arm in ("teacher", "popularity"):
-                    jobs.append({"arm": arm, "keep_ratio": None, "seed": 0, "draw": None, "teacher_seed": teacher})
+                    # As confirm does it: popularity once, filed under the first teacher.
+                    if arm == "teacher" or teacher == 0:
+                        seeds = {"seed": teacher, "teacher_seed": teacher}
+                        jobs.append({"arm": arm, "keep_ratio": None, "draw": None, **seeds})
                     continue
                 draws = range(plan.draws) if arm == "random" else (None,)
                 jobs += [
@@ -392,6 +396,19 @@ def build(root: Path, plan: Simulation | None = None, kind: type[Builder] = Buil
     builder.search()
     builder.confirm()
     return Path(root)
+
+
+def share(root: Path, given: str, arm: str) -> None:
+    """Make the confirmed students of an arm those of another, as a sweep does where both chose the same layers."""
+    run = RunDirectory(root)
+    records = [record for _, record in run.records() if record.phase == "confirm"]
+    place = {(r.arm, r.teacher_seed, r.seed, r.keep_ratio): r for r in records}
+    for own in (record for record in records if record.arm == arm):
+        of = place[given, own.teacher_seed, own.seed, own.keep_ratio]
+        shutil.copy(run.ranks_file(of.id), run.ranks_file(own.id))
+        taken = ("layer_map", "configuration", "validation", "test", "cost", "curves", "ranks_sha256")
+        known = {name: getattr(of, name) for name in taken}
+        write_record(run.record_file(own.id), replace(own, **known, same_as=of.id))
 
 
 if __name__ == "__main__":

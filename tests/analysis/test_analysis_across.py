@@ -67,6 +67,11 @@ def test_one_data_set_has_ranks_and_no_test():
     assert found.tests.empty
 
 
+def test_arms_that_share_the_best_rank_are_all_named_the_cheapest_first():
+    found = across([results("a", (0.3, 0.2, 0.3)), results("b", (0.3, 0.2, 0.3))])
+    assert "drop the last, Fisher share the best mean rank (1.50 of 3)" in found.sentences[0]
+
+
 def test_runs_whose_data_nobody_knows_are_no_data_sets_of_their_own():
     unknown = [results(name, (0.3, 0.2, 0.1)) for name in ("a", "b")]
     for one in unknown:

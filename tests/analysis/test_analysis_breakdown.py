@@ -95,15 +95,16 @@ def test_all_arms_of_all_strata_are_one_planned_family(run_dir):
     ledger = Ledger()
     frame = compare(load(run_dir), ledger=ledger)
     assert frame["keep_ratio"].nunique() == 2
-    for _, part in frame.groupby("method_claim"):  # random draws are apart: no claim is made of them
+    for _, part in frame.groupby("group"):  # random draws are apart (no claim is made of them), and the yardsticks
         assert part["p_adjusted"].to_numpy() == pytest.approx(holm(part["p_value"].to_numpy()))
     assert frame["p_non_inferior"].notna().all()
     planned = [entry for entry in ledger.entries if entry.planned]
     families = {entry.family for entry in planned}
     kinds = ("difference", "non-inferiority", "inferiority", "equivalence")
-    assert families == {f"against uniform{of}: {kind}" for of in ("", ", these models only") for kind in kinds}
+    assert families == {f"against uniform{of}: {kind}" for of in ("", ", yardsticks", ", these models only")
+                        for kind in kinds}  # fmt: skip
     assert len(planned) == 4 * len(frame)
-    frame = frame[frame["method_claim"]]
+    frame = frame[frame["group"] == "candidates"]
     # What one stratum alone would have said is never less strict.
     for _, part in frame.groupby("keep_ratio"):
         assert (part["p_adjusted"].to_numpy() >= holm(part["p_value"].to_numpy()) - 1e-12).all()
@@ -116,7 +117,7 @@ def test_an_arm_that_lost_a_seed_stays_in_the_family(run_dir, tmp_path):
     frame = compare(load(root))
     row = frame.query("arm == 'tail' and keep_ratio == 0.5").iloc[0]
     assert row["n_replicates"] == 2
-    claims = frame[frame["method_claim"]]
+    claims = frame[frame["group"] == "candidates"]
     assert claims["p_adjusted"].to_numpy() == pytest.approx(holm(claims["p_value"].to_numpy()))
     # The ids lead to what was compared: two runs of each, of the same seeds.
     trials = load(root).trials.set_index("id")

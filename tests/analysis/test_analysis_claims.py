@@ -7,8 +7,11 @@ import shutil
 import numpy as np
 import pytest
 from fake_run import Simulation, build
+from statsmodels.stats.proportion import proportion_confint
 
 from analysis import compare, conclude, load
+from analysis.errors import lists
+from analysis.gallery import pictures
 from analysis.headline import headline
 from analysis.stats import crossed_mean
 from analysis.summary import summarize
@@ -87,6 +90,45 @@ def test_students_are_never_set_against_another_teacher(two_teachers, tmp_path):
     assert set(known.loc[row["reference_trials"], "teacher_seed"]) == {0}
     popular = compare(load(root), "popularity").query("arm == 'fisher'").iloc[0]
     assert set(known.loc[popular["trials"], "teacher_seed"]) == {0, 1}
+
+
+def test_popularity_stands_against_every_teacher_though_it_is_filed_under_the_first(two_teachers):
+    run = load(two_teachers)
+    known = run.trials[run.trials["phase"] == "confirm"].set_index("arm")["test.ndcg@10"]
+    assert len(known.loc[["popularity"]]) == 1
+    teachers = known.loc["teacher"]
+    row = compare(run, "teacher").query("arm == 'popularity'").iloc[0]
+    assert (row["n_replicates"], row["unit"]) == (2, "teachers")
+    assert row["reference_mean"] == pytest.approx(teachers.mean())
+    assert row["difference"] == pytest.approx(known["popularity"] - teachers.mean())
+    assert (len(row["trials"]), len(row["reference_trials"])) == (1, 2)
+    assert f"({teachers.mean():.4f} against {known['popularity']:.4f} NDCG@10)" in " ".join(headline(conclude(run)))
+    own = lists(run, ["popularity"]).iloc[0]
+    top = run.top(run.chosen("popularity", None)["id"].iloc[0])
+    shared = [
+        len(set(a) & set(b)) / 10
+        for i in run.chosen("teacher", None)["id"]
+        for a, b in zip(top, run.top(i), strict=True)
+    ]
+    assert own["overlap"] == pytest.approx(np.mean(shared))
+
+
+@pytest.mark.parametrize("draws", [3, 19])
+def test_too_few_random_draws_are_no_test(tmp_path, draws):
+    few = FEW | {"draws": draws, "keep_ratios": (0.5, 0.25)}
+    results = conclude(load(build(tmp_path / "run", Simulation(seeds=1, **few))))
+    placed = results.random[results.random["percentile"].notna()]
+    assert placed["smallest_p_value"].tolist() == pytest.approx([1 / (draws + 1)] * 4)
+    family = [entry for entry in results.ledger.entries if "random draws" in entry.family]
+    assert len(family) == (4 if draws == 19 else 0)
+    assert placed["p_adjusted"].isna().all() == (draws == 3)
+    worst = placed.sort_values("percentile").iloc[0]
+    draw_means = results.random.query("arm == 'random' and keep_ratio == @worst.keep_ratio")["value"]
+    beaten = int((draw_means < worst["value"]).sum())
+    assert (worst["low"], worst["high"]) == pytest.approx(proportion_confint(beaten, draws, method="beta"))
+    text = next(p for p in pictures(results, {"random_draws": results.random}) if p.name == "random_draws").text
+    assert ("no selector can be shown to beat chance" in text) == (draws == 3)
+    assert f"With {draws} draws p cannot be under {1 / (draws + 1):.2g}" in text
 
 
 def test_evidence_of_a_teacher_without_trials_has_its_own_seed(two_teachers, tmp_path):

@@ -111,7 +111,15 @@ CASES = {
         note=NOTE,
     ),
     "compression of one point": lambda: compression.compression(
-        rows(arm=["teacher"], keep_ratio=[1.0], share=[1.0], low=[1.0], high=[1.0], latency_ms=[2.0]),
+        rows(
+            arm=["teacher"],
+            names=[("teacher",)],
+            keep_ratio=[1.0],
+            share=[1.0],
+            low=[1.0],
+            high=[1.0],
+            latency_ms=[2.0],
+        ),
         metric="ndcg@10",
         margin=0.02,
         note=NOTE,
@@ -119,6 +127,7 @@ CASES = {
     "compression without bounds": lambda: compression.compression(
         rows(
             arm=["teacher", "fisher"],
+            names=[("teacher",), ("fisher",)],
             keep_ratio=[1.0, 0.5],
             share=[1.0, 1.2],
             low=[np.nan, 0.9],
@@ -151,6 +160,13 @@ CASES = {
     "surface": lambda: sensitivity.surface(
         rows(x=[1, 2, 1, 2], y=[0, 0, 1, 1], mean=[0.1, 0.2, 0.3, 0.4]),
         rows(temperature=[1.0, 2.0], alpha_dist=[0.0, 1.0]),
+        x="temperature",
+        y="alpha_dist",
+        metric="ndcg@10",
+        note=NOTE,
+    ),
+    "points without a surface": lambda: sensitivity.searched_points(
+        rows(temperature=[1.0, 2.0, 2.0], alpha_dist=[0.0, 1.0, 1.0], value=[0.1, 0.2, 0.4]),
         x="temperature",
         y="alpha_dist",
         metric="ndcg@10",
@@ -228,6 +244,14 @@ def test_no_empty_panel_is_left_visible():
     frame = rows(selector=[s for s in "abcde" for _ in range(2)], layer=[0, 1] * 5, mean=1.0, low=0.9, high=1.1)
     figure = layers.layer_importance(frame, note=NOTE)
     assert sum(panel.get_visible() for panel in figure.axes) == 5
+
+
+def test_points_without_a_surface_are_the_means_of_their_trials_and_have_no_star():
+    panel = CASES["points without a surface"]().axes[0]
+    marks = panel.collections[0]
+    assert marks.get_offsets().tolist() == [[1.0, 0.0], [2.0, 1.0]]
+    assert marks.get_array().tolist() == pytest.approx([0.1, 0.3])
+    assert not panel.lines
 
 
 def test_bars_without_an_interval_are_seen_whole():

@@ -19,23 +19,28 @@ def run(*, trials: int = 9) -> SimpleNamespace:
         settings=SETTINGS, plan={}, task=TASKS["next_item"],
         trials=pd.DataFrame({"status": ["success"] * trials, "arm": "fisher", "phase": "search"}),
         refused=pd.DataFrame(), strata=lambda: [0.5], users=lambda: 1234,
-        arms=lambda: ["fisher", "uniform"],
+        arms=lambda: ["fisher", "uniform"], chosen=lambda arm, ratio: pd.DataFrame(),
     )  # fmt: skip
 
 
 def arm(name: str, word: str, relative: float, *, kind: str = "selector", non_inferior: bool = False, **more) -> dict:
     return {
-        "arm": name, "kind": kind, "keep_ratio": 0.5, "word": word, "relative": relative, "mean": 0.1 * (1 + relative),
+        "arm": name, "names": (name,), "kind": kind, "keep_ratio": 0.5, "word": word,
+        "relative": relative, "mean": 0.1 * (1 + relative),
         "relative_low": relative - 0.01, "relative_high": relative + 0.01,
         "difference": 0.1 * relative, "low": relative - 0.01, "high": relative + 0.01,
-        "non_inferior": non_inferior, "detectable": 0.03, "unit": "seeds", "reference_mean": 0.1,
+        "non_inferior": non_inferior, "detectable_low": 0.03, "detectable_high": 0.07, "unit": "seeds",
+        "n_replicates": 5, "reference_mean": 0.1,
         "method_claim": more.get("unit") != "users", "drawn": 0, **more,
     }  # fmt: skip
 
 
-def said(reference: list[dict], teacher: list[dict], *, seeds: int = 5, teachers: int = 1) -> str:
+def said(
+    reference: list[dict], teacher: list[dict], *, seeds: int = 5, teachers: int = 1, distilled: list[dict] = ()
+) -> str:
     main = pd.DataFrame([{"arm": r["arm"], "kind": r["kind"], "keep_ratio": 0.5, "n_seeds": seeds} for r in reference])
     frames = {"main": main, "reference": pd.DataFrame(reference), "teacher": pd.DataFrame(teacher)}
+    frames["distillation"] = pd.DataFrame(distilled, columns=None if distilled else ["keep_ratio"])
     results = SimpleNamespace(run=run(), breadth=(teachers, seeds // teachers), **frames)
     return " ".join(headline(results))
 
@@ -44,7 +49,10 @@ POPULAR = arm("popularity", "inferior", -0.5, kind="control")
 
 
 def test_a_budget_that_shows_nothing_is_said_to_do_so():
-    rows = [arm("fisher", "undecided", 0.05, detectable=19.0), arm("tail", "undecided", 0.0, detectable=17.0)]
+    rows = [
+        arm("fisher", "undecided", 0.05, detectable_low=19.0, detectable_high=40.0),
+        arm("tail", "undecided", 0.0, detectable_low=17.0),
+    ]
     text = said(rows, [arm("fisher", "undecided", -0.04), POPULAR])
     assert "2 of 2 are not shown to be better or worse (with so few seeds and users hardly any difference would" in text
     assert "1800" not in text
@@ -67,15 +75,15 @@ def test_that_no_selector_wins_is_said_as_plainly():
     )
     assert "no selector is shown to be better than uniform; drop the last (-6.0 %, -7.0 % to -5.0 %) is worse" in text
     assert "Taylor (+0.0 %, -1.0 % to +1.0 %) is equivalent to it" in text
-    assert "a difference under 3.0 % would mostly be missed" in text
+    assert "differences under 3.0 % to 7.0 % would mostly be missed: the seeds tell no closer" in text
 
 
 def test_selectors_that_chose_the_same_layers_are_not_called_equivalent():
-    twin = arm("fisher", "equivalent", 0.0) | {"low": 0.0, "high": 0.0, "difference": 0.0}
+    twin = arm("fisher", "same students", 0.0) | {"low": 0.0, "high": 0.0, "difference": 0.0}
     text = said([twin, arm("tail", "undecided", 0.01)], [arm("fisher", "worse", -0.04), POPULAR])
     assert "Fisher gave exactly the students of uniform (the same layers)" in text
     assert "equivalent" not in text
-    assert "1 of 2 is not shown" in text
+    assert "1 of 1 is not shown" in text
 
 
 def test_a_small_student_that_is_free_makes_selectors_pointless_and_is_said():
@@ -137,9 +145,41 @@ def test_nothing_confirmed_concludes_nothing():
     ]
 
 
-def test_nothing_is_said_of_a_detectable_difference_that_is_not_known():
-    rows = [arm("fisher", "undecided", 0.05, detectable=np.inf), arm("tail", "undecided", 0.0, detectable=np.nan)]
-    assert "would mostly be missed" not in said(rows, [POPULAR])
+def test_so_few_seeds_say_nothing_of_what_they_would_have_found():
+    unknown = {"detectable_low": np.nan, "detectable_high": np.nan, "n_replicates": 3}
+    text = said([arm("fisher", "undecided", 0.05, **unknown), arm("tail", "undecided", 0.0, **unknown)], [POPULAR])
+    assert "would mostly be missed" not in text
+    assert "(3 seeds hardly tell how much seeds vary, nor what difference would have been seen)" in text
+
+
+def test_arms_that_share_the_best_mean_by_chance_are_all_named():
+    rows = [arm("fisher", "undecided", 0.0), arm("tail", "undecided", 0.0), arm("attention", "undecided", -0.1)]
+    text = said([arm("fisher", "undecided", 0.0)], [*rows, POPULAR])
+    assert "drop the last and Fisher share the best mean, 100.0 % of the teacher's" in text
+
+
+@pytest.mark.parametrize(
+    ("word", "said_of_it"),
+    [
+        ("better", "it helps"),
+        ("worse", "it hurts"),
+        ("inferior", "it hurts by more than 2 %"),
+        ("equivalent", "it changes less than 2 %"),
+        ("non-inferior", "it does not hurt by more than 2 %, and is not shown to help"),
+        ("undecided", "it is not shown to help or to hurt"),
+    ],
+)
+def test_distillation_is_judged_by_students_of_the_same_layers(word, said_of_it):
+    row = arm("tail", word, 0.01, names=("tail", "fisher"))
+    # What the control is against the reference, whose layers are others, must not matter.
+    text = said([arm("no_kd", "inferior", -0.4, kind="control")], [POPULAR], distilled=[row])
+    expected = f"at 50 % {said_of_it} (drop the last = Fisher: +1.0 %, +0.0 % to +2.0 %)."
+    assert f"Distillation, judged by students of the same layers: {expected}" in text
+
+
+def test_one_seed_claims_nothing_of_distillation():
+    row = arm("tail", "better", 0.1, unit="users")
+    assert "one seed allows no claim" in said([arm("tail", "undecided", 0.0)], [POPULAR], distilled=[row])
 
 
 def test_a_share_kept_has_no_value_where_a_loss_is_not_above_zero():

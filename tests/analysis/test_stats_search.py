@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
+from sklearn.ensemble import RandomForestRegressor
 from statsmodels.stats.anova import anova_lm
 
 from analysis.stats import (
@@ -251,6 +252,22 @@ def test_interactions_are_told_from_sums(trials):
     assert additive.surface[-1, -1] > additive.surface[0, 0] + 1
     a, b = np.random.default_rng(7).uniform(-1, 1, (2, 200))
     assert interaction({"a": a, "b": b}, a * b, "a", "b", points=6).strength > 0.6
+
+
+def test_a_fit_is_judged_at_points_that_it_has_not_seen():
+    """Noise that belongs to a point, where many trials lie: out of bag, the others at the point give it away."""
+    rng = np.random.default_rng(8)
+    points = rng.random((10, 2))
+    a, b = np.repeat(points, 20, axis=0).T
+    metric = np.repeat(rng.standard_normal(10), 20) + 0.01 * rng.standard_normal(200)
+    design = np.stack([a, b], axis=1)
+    forest = RandomForestRegressor(100, min_samples_leaf=2, max_features=1.0, oob_score=True, random_state=0)
+    assert forest.fit(design, metric).oob_score_ > 0.9
+    found = interaction({"a": a, "b": b}, metric, "a", "b", points=3)
+    assert found.n_points == 10
+    assert found.r_squared < 0.2
+    own = interaction({"a": rng.random(200), "b": rng.random(200)}, metric, "a", "b", points=3)
+    assert own.n_points == 200
 
 
 def test_linear_fits_are_numpys_and_know_their_error():
