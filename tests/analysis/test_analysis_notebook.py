@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 NOTEBOOK = Path(__file__).resolve().parents[2] / "docs" / "analysis.ipynb"
 
 
+@pytest.mark.long
 def test_the_notebook_runs_on_a_run_directory_and_is_kept_without_outputs(run_dir, monkeypatch, capsys):
     monkeypatch.setenv("RAYDISTILL_RUN", str(run_dir))
     notebook = json.loads(NOTEBOOK.read_text())

@@ -167,6 +167,7 @@ def test_lists_of_ten_are_of_the_candidates_of_the_user(run):
     assert row[["both", "only_teacher", "only_student", "neither"]].sum() == pytest.approx(1)
 
 
+@pytest.mark.long
 def test_words_say_candidate_lists_and_never_the_catalogue(tmp_path, capsys, no_pictures):
     root = build_preference(tmp_path / "run", Simulation(metric="user_log_loss", **FEW_TRIALS))
     assert main([str(root)]) == 0
@@ -203,6 +204,7 @@ def test_candidate_lists_and_the_full_catalogue_never_share_a_table(root, run_di
         load_each(root, other)
 
 
+@pytest.mark.long
 def test_a_metric_of_all_candidates_together_is_tested_over_seeds_alone(pooled, no_pictures):
     run = pooled
     results = conclude(run)
@@ -237,6 +239,7 @@ def test_one_run_of_such_a_metric_has_no_interval_and_users_no_test(pooled):
     assert set(tests.loc[of_users, "correction"]) == {"none"}
 
 
+@pytest.mark.long
 def test_tables_show_the_mean_alone_where_there_is_no_interval(pooled, no_pictures):
     assert main([str(pooled.root)]) == 0
     summary = json.loads((pooled.root / "report" / "summary.json").read_text())

@@ -21,6 +21,8 @@ from analysis.summary import summarize
 from analysis.tables import WIDTH, latex_escape, terminal_table
 from raydistill.records import RunDirectory, read_record
 
+pytestmark = pytest.mark.long
+
 TINY = {"trials": 2, "seeds": 2, "users": 40, "items": 60, "draws": 2, "epochs": 2, "keep_ratios": (0.5,)}
 
 

@@ -210,6 +210,7 @@ def test_equivalence_is_seldom_claimed_of_an_arm_worse_by_the_margin(n):
     assert seldom(claims, n)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("n", N)
 @pytest.mark.usefixtures("words_only")
 def test_of_many_arms_worse_by_the_margin_none_is_often_called_worse_by_more(n):

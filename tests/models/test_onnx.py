@@ -40,6 +40,7 @@ def spy_on_comparisons(monkeypatch) -> dict[str, list[torch.Tensor]]:
     return compared
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("family", "pooling"), [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
 )
@@ -66,6 +67,7 @@ def recommender(family: str):
     return build_recommender(family, n_items=30, layers=2, hidden=16, heads=2, dropout=0.1, max_length=8, seed=0).eval()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["gpt2", pytest.param("bert", marks=pytest.mark.slow)])
 def test_recommender(family, tmp_path, monkeypatch):
     model = recommender(family)
@@ -111,6 +113,7 @@ def test_adapters_and_missing_packages(monkeypatch, tmp_path):
     assert 'pip install "raydistill[onnx]"' in str(caught.value)
 
 
+@pytest.mark.long
 def test_outputs_that_differ_are_not_passed_over(monkeypatch, tmp_path):
     monkeypatch.setattr("raydistill.models.onnx.TOLERANCE", -1.0)
     with pytest.raises(ModelError, match="differ from the model's by"):

@@ -88,6 +88,7 @@ print("same")
 """
 
 
+@pytest.mark.long
 def test_students_load_without_raydistill(tmp_path: Path):
     families = {family_of(CASES[name].config_class(**CASES[name].settings)).name for name in PLAIN}
     assert families == set(FAMILIES)

@@ -41,6 +41,7 @@ def test_without_a_cache_there_is_no_teacher():
         assert all(item.teacher_hidden is None for part in step for item in part)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["gpt2", pytest.param("bert", marks=pytest.mark.slow)])
 def test_two_workers_give_the_curve_and_the_ranks_of_one(tmp_path, family):
     """Half batches on two processes, with last steps so small that one worker has nothing to do in them."""

@@ -51,6 +51,7 @@ def student(resources, teacher):
     return trained(resources, spec_of(resources, teacher, "tail", temperature=2.0)).folder
 
 
+@pytest.mark.long
 def test_a_text_student_is_exported_with_the_tokenizer_that_it_was_trained_with(tmp_path):
     resources = opened(text_resources(tmp_path, KEPT))
     teacher = prepared_text(resources)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from processes import outcomes_of_two
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module", params=["gpt2", pytest.param("bert", marks=pytest.mark.slow)])
 def outcomes(request, tmp_path_factory) -> dict[str, dict]:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from processes import outcomes_of_two
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory) -> dict[str, dict]:
