@@ -18,8 +18,8 @@ CAPTIONS: dict[str, tuple[str, str, str]] = {
         "Where each selector stands among students of random layers",
         "Every tick is one random set of layers, distilled like the others. At the right: how many of the draws a "
         "selector beats, the {percent} interval of the share of all random sets that it would beat, and p, how often a "
-        "random set would do as well, not corrected; none of these knows how means vary over seeds. With {n} draws p "
-        "cannot be under {smallest}{few}.",
+        "random set would do as well, not corrected; none of these knows how means vary over seeds. With {n} "
+        "draws, the most that any number of layers has, p cannot be under {smallest}{few}.",
     ),
     "difference_to_teacher": (
         CLOSE,

@@ -19,7 +19,7 @@ def distillation(run: Run, ledger: Ledger | None = None) -> pd.DataFrame:
     """Return the distilled students of the layers of ``no_kd`` against those: the columns of ``comparison.COLUMNS``.
 
     Against any other students ``no_kd`` differs in its layers too, so a stratum in which no arm distilled the same
-    layers, over all of its teachers and seeds, has no row. Where several did, with other settings, the best by
+    layers, under each of its teachers, has no row. Where several did, with other settings, the best by
     validation stands for them; the test set has no say.
     """
     strata = []
@@ -37,12 +37,16 @@ def distillation(run: Run, ledger: Ledger | None = None) -> pd.DataFrame:
 
 
 def _of_these_layers(own: PerUser | None, plain: pd.DataFrame) -> PerUser | None:
-    """Return the runs of a distilled arm that have the layers of ``plain``, None unless every run of it is matched."""
+    """Return the runs of a distilled arm that have the layers of ``plain``, None unless some of each teacher have.
+
+    Seeds that one of the two lacks are left out by the comparison, as everywhere.
+    """
     if own is None or not _is_distilled(own.trials):
         return None
     wanted = set(_places(plain))
     rows = np.array([place in wanted for place in _places(own.trials)])
-    if {place for place, row in zip(_places(own.trials), rows, strict=True) if row} != wanted:
+    teachers = own.trials["teacher_seed"][rows]
+    if set(teachers.fillna(-1)) != set(plain["teacher_seed"].fillna(-1)):
         return None
     return PerUser(own.values[rows], own.trials[rows].reset_index(drop=True).assign(draw=np.nan))
 

@@ -180,7 +180,7 @@ def _random(results: Results, tables: dict[str, pd.DataFrame]) -> Iterator[Pictu
         metric=metric_axis(results.run.settings["metric"]),
         note=confirmed_note(results, "grey: range of the random draws, each a mean over its seeds"),
     )
-    n, level = int(placed["n_draws"].min()), results.run.settings["level"]
+    n, level = int(placed["n_draws"].max()), results.run.settings["level"]
     enough = math.ceil(round(1 / level, 6)) - 1
     few = f": no selector can be shown to beat chance, in the grey range or out of it, which takes {enough} draws"
     words = {"percent": _percent(results), "n": f"{n}", "smallest": f"{1 / (n + 1):.2g}"}

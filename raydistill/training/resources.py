@@ -106,13 +106,10 @@ class Resources:
     def teacher(self, identity: str) -> nn.Module:
         """Return a teacher that was trained for this run, in eval mode; never changed by its students.
 
-        The others go back to the host's memory: a process may see several in its time, and a device holds one.
+        A process may see several in its time, and holds one: the last.
         """
-        for other, teacher in self._teachers.items():
-            if other != identity:
-                teacher.to("cpu")
         if identity not in self._teachers:
-            self._teachers[identity] = self.task.load(self.run.teacher(identity))
+            self._teachers = {identity: self.task.load(self.run.teacher(identity))}
         return self._teachers[identity]
 
     def teacher_cache(self, identity: str) -> Any:

@@ -73,7 +73,9 @@ def room_for(workers: Workers, nodes: Sequence[Mapping[str, float]], waiting: in
         spare = node.get("CPU", 0.0) - count * workers.cpus
         # So many waiting processes leave one worker less, two less, ... on this node.
         spoilers = [int((spare + k * workers.cpus) / DRIVER_CPUS + 1e-6) + 1 for k in range(count)]
-        costs += [after - before for before, after in zip([0, *spoilers], spoilers, strict=False)]
+        steps = [after - before for before, after in zip([0, *spoilers], spoilers, strict=False)]
+        # Where GPUs are the limit, the first is the dearest: then each counts as the mean, which is never too much.
+        costs += [sum(steps) / count] * count if count and steps[0] > min(steps) else steps
     for cost in sorted(costs):
         taken += cost
         room -= taken <= waiting

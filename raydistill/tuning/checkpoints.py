@@ -112,7 +112,7 @@ def remove_all(run: RunDirectory) -> None:
 
 def _is_ours(system: fs.FileSystem, path: str, name: str) -> bool:
     """Return whether a folder has such a name as :func:`open_place` gives, and nothing but runs of Ray Train in it."""
-    if path.rpartition("/")[2] != name or not re.fullmatch(r"[\w.-]+-[0-9a-f]{8}", name):
+    if path.rpartition("/")[2] != name or not re.fullmatch(r"[^/]+-[0-9a-f]{8}", name):
         return False
     entries = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
     return all(re.match(r"teacher-|trial-|\.probe-|\.validate_storage_marker", entry.base_name) for entry in entries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import posixpath
 import tempfile
@@ -170,7 +171,10 @@ def _worker(config: dict[str, Any]) -> Any:
             checkpoint_folder=Path(scratch) / "checkpoint",
             strategy=config["strategy"],
         )
-        return config["function"](config["arguments"], context)
+        try:
+            return config["function"](config["arguments"], context)
+        finally:
+            gc.collect()  # a sharded model refers to itself, and this process may have another trial to train
 
 
 def _newest_whole(checkpoint: Checkpoint | None, folder: Path) -> Path | None:

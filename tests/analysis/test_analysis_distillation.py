@@ -58,6 +58,19 @@ def test_no_claim_is_made_where_nobody_distilled_these_layers(root, tmp_path):
     assert "at 50 % nothing can be said, since nobody distilled students of these layers" in " ".join(headline(results))
 
 
+def test_a_seed_that_is_missing_takes_the_others_not_with_it(root, tmp_path):
+    copy = shutil.copytree(root, tmp_path / "run")
+    lost = load(copy).chosen("uniform", 0.5)
+    lost = lost[lost["seed"] == lost["seed"].max()]
+    assert len(lost) == 2  # one of each teacher
+    for identity in lost["id"]:
+        shutil.rmtree(RunDirectory(copy).record_file(identity).parent)
+    results = conclude(load(copy))
+    assert results.distillation["keep_ratio"].tolist() == [0.25, 0.5]
+    assert results.distillation["trials"].map(len).tolist() == [6, 4]
+    assert "nothing can be said" not in " ".join(headline(results))
+
+
 def test_layers_must_match_under_every_teacher(root, tmp_path):
     copy = shutil.copytree(root, tmp_path / "run")
     trials = load(copy).chosen("no_kd", 0.5)

@@ -188,12 +188,15 @@ def titles() -> list[tuple[psutil.Process, str]]:
 
 
 def facts(run_dir: Path) -> dict[str, dict[str, Any]]:
-    """Return what every record of a run directory says, by name, but for times and memory."""
+    """Return what every record of a run directory says, by name, but for times and memory.
+
+    Nor which of two trials that are the same computation has done it: two that run at once both do.
+    """
     found = {}
     for _, record in RunDirectory(run_dir).records():
         assert isinstance(record, Record), record
         content = dataclasses.asdict(record)
-        del content["started"], content["finished"], content["cost"]
+        del content["started"], content["finished"], content["cost"], content["same_as"]
         for row in content["curves"]:
             del row["seconds"], row["targets_per_second"]
         assert record.name not in found

@@ -9,7 +9,16 @@ import pytest
 from ray._private.state import state
 from tuning_zoo import small_sweep
 
-from raydistill.tuning.capacity import DRIVER_CPUS, UNLIMITED, Workers, can_grow, capacity, fits, room_for
+from raydistill.tuning.capacity import (
+    DRIVER_CPUS,
+    UNLIMITED,
+    Workers,
+    can_grow,
+    capacity,
+    fits,
+    groups_that_fit,
+    room_for,
+)
 from raydistill.tuning.sharded import teacher_workers
 from raydistill.tuning.sharded_trial import trial_workers
 from raydistill.tuning.trials import concurrency
@@ -103,6 +112,20 @@ def test_the_room_beside_those_that_wait_is_that_of_the_worst_placement(waiting)
                 room.append(room_for(workers, [node(max(cpus, 0.0)) for cpus in left]))
         if room:
             assert room_for(workers, nodes, waiting) == min(room)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "groups"),
+    [
+        ([node(64, 8)] * 4, Workers(2, 1.0, 1.0), 16),
+        ([node(64, 8)] * 10, Workers(4, 1.0, 1.0), 20),
+        ([node(96, 8)] * 2, Workers(2, 0.5, 1.0), 8),
+        ([node(64, 8)], Workers(2, 0.2, 1.0), 4),
+        ([node(8, 8)], Workers(2, 1.0, 1.0), 3),
+    ],
+)
+def test_spare_cpus_of_gpu_nodes_take_those_that_wait(nodes, workers, groups):
+    assert groups_that_fit(workers, nodes) == groups
 
 
 def test_capacity_is_what_there_is_or_what_the_cluster_file_allows(cluster):
