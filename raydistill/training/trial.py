@@ -170,6 +170,8 @@ class Trial:
         return record
 
     def _copied(self, twin: Record) -> Record:
+        if twin.id == self.id:  # it was killed after all was written, and before anybody heard of it
+            return twin
         labels = {name: value for name, value in _shared_fields(self.spec).items() if name in _LABELS}
         costs = twin.cost | {"evidence_seconds": self.spec.evidence_seconds}
         record = as_own(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 from sweep_process import SweepProcess, facts, workers
@@ -117,12 +118,18 @@ def test_a_worker_of_a_trial_of_several_is_killed_in_mid_training(reference, tmp
     """All trials but the first run in the workers of the one before; one of those is killed."""
     run = reference.copy(tmp_path / "run", without=("trials", "studies", "report"))
     sweep = SweepProcess(run, reference.storage, "execution.workers=2")
-    sweep.wait_for(lambda: sweep.phases("search"))
+    (done,) = sweep.wait_for(lambda: sweep.phases("search"))
     first = set(workers("RayTrainWorker"))
-    sweep.wait_for(lambda: sweep.files("ray/train/trial-*/checkpoint_*/state.json"))
-    victim = sweep.wait_for(lambda: workers("RayTrainWorker search"))[0]
+
+    def second() -> list[Path]:
+        files = sweep.files("ray/train/trial-*/checkpoint_*/state.json")
+        return [file for file in files if done.id not in str(file)]
+
+    sweep.wait_for(second)
+    victim = workers("RayTrainWorker search")[0]
     assert victim in first
     name = victim.cmdline()[0].removeprefix("ray::RayTrainWorker ").strip()
+    assert name != done.name
     victim.kill()
     assert "failed:" not in sweep.finish()
     found = facts(run)

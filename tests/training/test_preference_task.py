@@ -228,6 +228,18 @@ def test_the_second_of_two_equal_computations_takes_the_first_ones_record(resour
         assert names[0] == names[1] != names[2]
 
 
+def test_a_trial_that_runs_again_after_all_was_written_is_not_its_own_twin(resources, teacher, monkeypatch):
+    spec = spec_of(resources, teacher, "tail", seed=9, temperature=3.0)
+    trial, first, rows = run(spec, resources)
+    before = trial.folder.joinpath("record.json").read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(Trial, "_build", None)  # nothing is trained
+        _, second, again = run(spec, resources)
+    assert (second, again) == (first, rows)
+    assert second.same_as is None
+    assert trial.folder.joinpath("record.json").read_bytes() == before
+
+
 def test_a_twin_that_was_damaged_is_computed_anew(resources, teacher):
     specs = [spec_of(resources, teacher, arm, seed=8, temperature=3.0) for arm in ("tail", "leave_one_out")]
     specs[1] = type(specs[1])(**{**vars(specs[1]), "layer_map": specs[0].layer_map})
