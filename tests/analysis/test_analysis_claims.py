@@ -128,7 +128,9 @@ def test_too_few_random_draws_are_no_test(tmp_path, draws):
     assert (worst["low"], worst["high"]) == pytest.approx(proportion_confint(beaten, draws, method="beta"))
     text = next(p for p in pictures(results, {"random_draws": results.random}) if p.name == "random_draws").text
     assert ("no selector can be shown to beat chance" in text) == (draws == 3)
-    assert f"With {draws} draws p cannot be under {1 / (draws + 1):.2g}" in text
+    assert (
+        f"With {draws} draws, the most that any number of layers has, p cannot be under {1 / (draws + 1):.2g}" in text
+    )
 
 
 def test_evidence_of_a_teacher_without_trials_has_its_own_seed(two_teachers, tmp_path):
