@@ -8,7 +8,6 @@ them by new ones where one is lost or has failed.
 
 from __future__ import annotations
 
-import atexit
 import logging
 import threading
 from contextlib import ExitStack
@@ -18,11 +17,14 @@ from typing import Any, ClassVar
 import ray
 import torch
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.constants import GET_ACTOR_TIMEOUT_S
 from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import PlacementGroupHandle
 from ray.train.v2._internal.execution.worker_group.state import WorkerGroupContext, WorkerGroupState
+from ray.train.v2._internal.state.util import is_actor_alive
+from ray.util.state.exception import RayStateApiException
 
 IDLE_S = 60.0
 """Seconds that workers without a run hold their room, for which another actor's trial may be waiting."""
@@ -58,10 +60,7 @@ class Kept:
 
 
 class Shelf:
-    """Where an actor's workers wait between two trials; one set, and not for long.
-
-    An actor that ends gives their room back itself, by ``atexit``.
-    """
+    """Where an actor's workers wait between two trials; one set, and not for long."""
 
     def __init__(self, idle: float = IDLE_S):
         self._idle = idle
@@ -72,8 +71,6 @@ class Shelf:
     def put(self, kept: Kept) -> None:
         """Keep these for the next trial, or end them when none has come in time."""
         self.clear()
-        atexit.unregister(self.clear)
-        atexit.register(self.clear)
         with self._lock:
             self._kept = kept
             self._timer = threading.Timer(self._idle, self.clear)
@@ -142,11 +139,12 @@ class LastingWorkerGroup(WorkerGroup):
             self._clear_state()
 
     def _may_stay(self) -> bool:
-        """Return whether the workers have ended well, and none is on a machine that is being taken away."""
+        """Return whether the workers have ended well, none on a machine that is being taken away, and are guarded."""
         status = self.get_latest_poll_status()
         if status is None or not status.finished or status.errors or status.get_preemption_info() is not None:
             return False
-        return len(self) > 1  # Ray has a single worker keep its group of one, which it could not make a second time
+        # Ray has a single worker keep its group of one, which it could not make a second time.
+        return len(self) > 1 and _is_guarded()
 
     def shutdown(self) -> None:
         if not self._may_stay():
@@ -164,6 +162,14 @@ class LastingWorkerGroup(WorkerGroup):
     def _asked(self) -> tuple[Any, ...]:
         context = self.get_worker_group_context()
         return context.num_workers, tuple(sorted(context.resources_per_worker.items())), context.placement_strategy
+
+
+def _is_guarded() -> bool:
+    """Return whether the guard can tell that this actor has ended: it asks the process of Ray's dashboard."""
+    try:
+        return is_actor_alive(ray.get_runtime_context().get_actor_id(), GET_ACTOR_TIMEOUT_S)
+    except RayStateApiException:
+        return False
 
 
 class LastingCleaner(PlacementGroupCleanerCallback):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from tuning_zoo import small_sweep
 
 from raydistill.errors import RaydistillError
 from raydistill.training.context import RunContext
+from raydistill.tuning import kept_workers
 from raydistill.tuning.capacity import Workers
 from raydistill.tuning.kept_workers import Kept, LastingCleaner, LastingWorkerGroup, Shelf
 from raydistill.tuning.sharded import run_sharded
@@ -90,6 +92,7 @@ def group(monkeypatch):
     monkeypatch.setattr(WorkerGroupState, "shutdown", lambda state: ended.append("the group"))
     monkeypatch.setattr(Kept, "end", lambda kept: ended.append(kept.workers))
     monkeypatch.setattr(LastingWorkerGroup, "shelf", Shelf(idle=3600))
+    monkeypatch.setattr(kept_workers, "_is_guarded", lambda: True)
     return group
 
 
@@ -185,12 +188,31 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
+@contextmanager
+def local_ray(dashboard: bool) -> Iterator[None]:
+    """Start a Ray of two CPUs whose processes find this file."""
+    found = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}
+    options = {"log_to_driver": False, "object_store_memory": 100 << 20, "runtime_env": found}
+    ray.init("local", num_cpus=2, include_dashboard=dashboard, **options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+def test_no_room_is_kept_where_nobody_could_tell_that_the_actor_has_ended(tmp_path):
+    with local_ray(dashboard=False):
+        actor = Actor.remote(tmp_path)
+        assert ray.get(actor.trial.remote(1))["sum"] == 3
+        until(lambda: ray.available_resources()["CPU"] > 1.8)
+
+
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_real_workers_stay_and_lost_ones_are_replaced(tmp_path):
-    found = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}
-    ray.init(num_cpus=2, log_to_driver=False, object_store_memory=100 << 20, runtime_env=found)
-    try:
+    with local_ray(dashboard=True):
         actor = Actor.remote(tmp_path)
 
         def trial(number: int, **arguments: Any) -> dict[str, Any]:
@@ -220,5 +242,3 @@ def test_real_workers_stay_and_lost_ones_are_replaced(tmp_path):
         assert ray.available_resources()["CPU"] < 1.0
         ray.kill(actor)  # with its workers on the shelf: nobody is left to give their room back but the guard
         until(lambda: ray.available_resources()["CPU"] == 2.0)
-    finally:
-        ray.shutdown()
