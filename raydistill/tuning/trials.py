@@ -112,19 +112,25 @@ def concurrency(sweep: Sweep, workers: Workers) -> int:
     each other's CPUs. On nodes that are there for good it is counted node by node: a trial's worker fits on one.
     Trials of several workers that do not fit would wait for the others to the end, however many were asked for.
     """
-    asked = sweep.execution.concurrency
-    if workers.number > 1 and not can_grow():
-        fit = max(1, groups_that_fit(workers, node_resources()))
-        return fit if asked == "auto" else min(asked, fit)
-    if asked != "auto":
-        return asked
+    asked, grows = sweep.execution.concurrency, can_grow()
+    if grows:
+        fit = _most(workers)
+    elif workers.number > 1:
+        fit = groups_that_fit(workers, node_resources())
+    else:
+        fit = room_for(workers, node_resources())
+    if asked == "auto":
+        return max(1, fit)
+    return asked if grows or workers.number == 1 else min(asked, max(1, fit))
+
+
+def _most(workers: Workers) -> int:
+    """Return how many trials fit on all that the cluster can grow to."""
     there = capacity()
     limits = [there["CPU"] / (workers.number * workers.cpus + (DRIVER_CPUS if workers.number > 1 else 0))]
     if workers.gpus:
         limits.append(there["GPU"] / (workers.number * workers.gpus))
-    if not can_grow():
-        limits.append(room_for(workers, node_resources()))
-    return max(1, int(min(limits) + 1e-9))
+    return int(min(limits) + 1e-9)
 
 
 def _trackers(names: Sequence[str], project: str) -> list[tune.Callback]:
