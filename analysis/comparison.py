@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.run import PerUser, Run
 from analysis.stats import ArmComparison, Ledger, PowerAnalysis, compare_arms, correct_together
-from analysis.students import SIMPLE, cheapest_first, namesakes
+from analysis.students import SIMPLE, cheapest_first, label, namesakes
 from analysis.tasks import direction, sign
 from analysis.verdicts import improvement, judge
 
@@ -163,7 +163,7 @@ def compare_strata(
                           "trials": own.ids_of(keys, seedless=one.arm in SEEDLESS),
                           "reference_trials": reference.ids_of(keys, seedless=name in SEEDLESS)})  # fmt: skip
     if found:
-        labels = [f"{' = '.join(a['names'])}, {100 * a['keep_ratio']:g} % of layers kept" for a in about]
+        labels = [label(a["names"], a["keep_ratio"]) for a in about]
         found = correct_together(found, family=family, labels=labels, ledger=ledger, planned=planned)
     rows = [{**_row(one), **known} for one, known in zip(found, about, strict=True)]
     frame = pd.DataFrame(rows, columns=COLUMNS)

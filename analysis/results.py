@@ -14,7 +14,7 @@ from analysis.distillation import distillation
 from analysis.errors import errors
 from analysis.run import PerUser, Run
 from analysis.stats import CrossedMean, Ledger, crossed_mean, place_in_draws
-from analysis.students import cheapest_first, namesakes
+from analysis.students import cheapest_first, label, namesakes
 from analysis.tasks import share_kept
 
 
@@ -113,10 +113,10 @@ def random_places(run: Run, ledger: Ledger) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=PLACES)
     tested = frame[frame["smallest_p_value"] <= run.settings["level"]]
     if len(tested):
-        labels = [f"{' = '.join(row.names)}, {100 * row.keep_ratio:g} % of layers kept" for row in tested.itertuples()]
+        labels = [label(row.names, row.keep_ratio) for row in tested.itertuples()]
         tests = dict(zip(labels, tested["p_value"], strict=True))
         adjusted = ledger.enter("as good as the best random draws", tests, planned=False)
-        frame.loc[tested.index, "p_adjusted"] = [adjusted[label] for label in labels]
+        frame.loc[tested.index, "p_adjusted"] = [adjusted[one] for one in labels]
     return frame
 
 

@@ -15,6 +15,11 @@ def cheapest_first(arms: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(arms, key=lambda arm: SIMPLE.index(arm) if arm in SIMPLE else len(SIMPLE)))
 
 
+def label(names: Iterable[str], keep_ratio: float) -> str:
+    """Return the one name that some students have among the tests, whatever the arms that share them are called."""
+    return f"{' = '.join(names)}, {100 * keep_ratio:g} % of layers kept"
+
+
 def namesakes(trials: Mapping[str, pd.DataFrame]) -> dict[str, tuple[str, ...]]:
     """Return for every arm all arms with the very same students, itself among them, the cheapest explanation first.
 

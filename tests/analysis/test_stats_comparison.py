@@ -7,17 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import stats
+from simulated_values import simulated
 from statsmodels.stats.multitest import multipletests
 
 from analysis.stats import Ledger, compare_arms, correct_together, holm
-
-
-def simulated(rng, n_arms=5, n_seeds=4, n_users=40, shifts=0.0):
-    users = 0.4 + 0.1 * rng.standard_normal((1, 1, n_users))
-    arm_users = 0.05 * rng.standard_normal((n_arms, 1, n_users))
-    seeds = 0.02 * rng.standard_normal((n_arms, n_seeds, 1))
-    noise = 0.1 * rng.standard_normal((n_arms, n_seeds, n_users))
-    return users + arm_users + seeds + noise + np.reshape(shifts, (-1, 1, 1))
 
 
 def test_compare_arms_holds_every_test_and_counts_it():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scikit_posthocs import posthoc_nemenyi_friedman
 from scipy import stats
+from simulated_values import simulated
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import proportion_confint
 
@@ -226,14 +227,6 @@ def test_power_analysis_counts_what_is_missing():
     assert (one.detectable, one.needed, one.more) == (np.inf, None, None)
     with pytest.raises(ValueError, match="effect"):
         power_analysis(values, effect=0.0)
-
-
-def simulated(rng, n_arms=5, n_seeds=4, n_users=40, shifts=0.0):
-    users = 0.4 + 0.1 * rng.standard_normal((1, 1, n_users))
-    arm_users = 0.05 * rng.standard_normal((n_arms, 1, n_users))
-    seeds = 0.02 * rng.standard_normal((n_arms, n_seeds, 1))
-    noise = 0.1 * rng.standard_normal((n_arms, n_seeds, n_users))
-    return users + arm_users + seeds + noise + np.reshape(shifts, (-1, 1, 1))
 
 
 def crossed_family(values):
