@@ -112,7 +112,10 @@ def concurrency(sweep: Sweep, workers: Workers) -> int:
     each other's CPUs. On nodes that are there for good it is counted node by node: a trial's worker fits on one.
     Trials of several workers that do not fit would wait for the others to the end, however many were asked for.
     """
-    asked, grows = sweep.execution.concurrency, can_grow()
+    asked = sweep.execution.concurrency
+    if asked != "auto" and workers.number == 1:
+        return asked
+    grows = can_grow()
     if grows:
         fit = _most(workers)
     elif workers.number > 1:
@@ -121,7 +124,7 @@ def concurrency(sweep: Sweep, workers: Workers) -> int:
         fit = room_for(workers, node_resources())
     if asked == "auto":
         return max(1, fit)
-    return asked if grows or workers.number == 1 else min(asked, max(1, fit))
+    return asked if grows else min(asked, max(1, fit))
 
 
 def _most(workers: Workers) -> int:
