@@ -36,13 +36,14 @@ from typing import Any
 import torch
 import transformers
 
-from benchmarks import distillation, inference, loss, memory, quality, search, students, text, training
+from benchmarks import distillation, gpu, inference, loss, memory, quality, search, students, text, training
 from benchmarks.data import sequences
 from benchmarks.peers.run import peers
 from raydistill.data.splits import SequenceData
 
 PARTS = (
     "loss", "memory", "epoch", "distillation", "students", "ranking", "inference", "text", "search", "peers", "quality",
+    "gpu",
 )  # fmt: skip
 SLOW_PARTS = ("peers", "quality")
 QUICK_USERS = 2560
@@ -101,6 +102,7 @@ def _measure(name: str, options: argparse.Namespace, cache: Path) -> Iterable[di
         "search": lambda: search.run(options.run),
         "peers": lambda: peers(options.data),
         "quality": lambda: quality.run(data()),
+        "gpu": lambda: gpu.run(data(), rounds=rounds),
     }
     return work[name]()
 

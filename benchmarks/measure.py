@@ -52,11 +52,30 @@ class Once:
     peak: int = -1
 
 
-def in_turns(works: Mapping[str, Work], rounds: int) -> dict[str, float]:
-    """Return the least processor seconds of each work over some rounds, all works taking turns in each.
+def process_seconds() -> float:
+    """Return the processor seconds of this process.
 
-    All are warmed up first. Processor seconds of this process are wall seconds where nothing else runs and one thread
-    is used; unlike those they do not grow when the machine is shared.
+    They are wall seconds where nothing else runs and one thread is used; unlike those they do not grow when the machine
+    is shared.
+    """
+    return time.process_time()
+
+
+def device_seconds() -> float:
+    """Return the clock's seconds at a moment when the accelerator has nothing to do."""
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def in_turns(
+    works: Mapping[str, Work], rounds: int, *, clock: Callable[[], float] = process_seconds
+) -> dict[str, float]:
+    """Return the least seconds of each work over some rounds, all works warmed up and taking turns in each.
+
+    Args:
+        works: By name.
+        rounds: How often each takes its turn.
+        clock: What is read before and after a turn.
     """
     for work in works.values():
         (work.first_steps or work.call)()
@@ -65,9 +84,9 @@ def in_turns(works: Mapping[str, Work], rounds: int) -> dict[str, float]:
     gc.freeze()  # transformers' Trainer ends with a collection over all that was imported, which a share would multiply
     for _ in range(rounds):
         for name, work in works.items():
-            started = time.process_time()
+            started = clock()
             work.call()
-            best[name] = min(best[name], (time.process_time() - started) / work.share)
+            best[name] = min(best[name], (clock() - started) / work.share)
     gc.unfreeze()
     return best
 

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
-from benchmarks.measure import Work, in_turns, row
+from benchmarks.measure import Work, device_seconds, in_turns, process_seconds, row
 from raydistill.losses import LossWeights, class_loss
 from raydistill.models.recommender import build_recommender
 
+CPU = torch.device("cpu")
 STUDENTS = (2, 4, 8)
 STEPS = 3
 """Steps of a turn: one alone is too short to be measured."""
@@ -29,19 +30,20 @@ SHAPES = {
 NOTES = {"one after the other": "fused attention", "stacked": "attention of plain products, which vmap batches"}
 
 
-def run(*, rounds: int) -> list[dict[str, Any]]:
+def run(*, rounds: int, device: torch.device = CPU) -> list[dict[str, Any]]:
     """Return the time of a distillation step of 2-block students, stacked against one after the other."""
     rows = []
     for shape, sizes in SHAPES.items():
-        ids, labels, target = _batch(**sizes)
+        ids, labels, target = (value.to(device) for value in _batch(**sizes))
         for n in STUDENTS:
-            students = [_student(seed, **sizes) for seed in range(n)]
+            students = [_student(seed, **sizes).to(device) for seed in range(n)]
             works = {
                 "one after the other": _in_turn(students, ids, labels, target),
                 "stacked": _stacked(students, ids, labels, target),
             }
-            seconds = in_turns(works, rounds)
-            area = f"step of {n} students, {shape}"
+            clock = process_seconds if device == CPU else device_seconds
+            seconds = in_turns(works, rounds, clock=clock)
+            area = f"{'' if device == CPU else 'gpu, '}step of {n} students, {shape}"
             against = seconds["one after the other"]
             rows += [row(area, name, value, against, note=NOTES[name]) for name, value in seconds.items()]
     return rows

@@ -170,6 +170,7 @@ class TrainingExamples:
         parts: int = 1,
         rank: int = 0,
         world_size: int = 1,
+        overhead: int | None = None,
     ) -> Iterator[Step]:
         """Yield the steps of one epoch: every example once, in an order that the seed and epoch decide.
 
@@ -181,9 +182,11 @@ class TrainingExamples:
             parts: Equal parts that a step is run in, one after the other.
             rank: This worker; every worker draws the same step and takes its own share of it.
             world_size: Number of workers.
+            overhead: Padded positions that one more group has to save; what a processor needs where None.
         """
         pattern = epoch % self.n_patterns
         layout = {"groups": groups, "parts": parts, "rank": rank, "world_size": world_size}
+        layout["overhead"] = GROUP_OVERHEAD if overhead is None else overhead
         for whole, shares in random_steps(self.lengths, epoch, batch_size=batch_size, seed=seed, **layout):
             batches = [[self.batch(group, pattern) for group in share] for share in shares]
             yield Step(batches or [[self._without_targets(whole[:1], pattern)]], self._count_targets(whole, pattern))

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from raydistill.losses.blocks import Block, BlockMaker, Tables, are_safe, gradient, losses
 from raydistill.losses.distillation import LossParts, LossWeights
+from raydistill.losses.fused import FusedCatalogueLoss, suits
 from raydistill.losses.workspace import Products
 
 CHUNK_LOGITS = 1 << 21
@@ -45,7 +46,7 @@ def catalogue_loss(
     *,
     teacher_hidden: Float[Tensor, "targets teacher_dim"] | None = None,
     teacher_weight: Float[Tensor, "items teacher_dim"] | None = None,
-    normalizer: float | None = None,
+    normalizer: float | Tensor | None = None,
     chunk_logits: int | None = None,
     tile_items: int | None = None,
 ) -> LossParts:
@@ -72,6 +73,11 @@ def catalogue_loss(
         raise ValueError("alpha_dist is positive: the teacher's hidden states and output embedding are needed")
     if weights.alpha_dist == 0:
         teacher_hidden = teacher_weight = None
+    if student_hidden.is_cuda and chunk_logits is None and tile_items is None and suits(student_hidden, teacher_weight):
+        count = labels.numel() if normalizer is None else normalizer
+        given = student_hidden, student_weight, labels, teacher_hidden, teacher_weight
+        with torch.autocast("cuda", enabled=False):
+            return LossParts(*FusedCatalogueLoss.apply(*given, weights, count))
     rows, tile, keeps = _cut(
         labels.numel(),
         student_weight.shape[0],

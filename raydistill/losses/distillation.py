@@ -95,10 +95,13 @@ def class_loss(
 def hidden_loss(
     student_hidden: Float[Tensor, "targets dim"],
     teacher_hidden: Float[Tensor, "targets dim"],
+    labels: Int64[Tensor, " targets"] | None = None,
     *,
-    normalizer: float | None = None,
+    normalizer: float | Tensor | None = None,
 ) -> Float[Tensor, ""]:
     """Return the mean of 1 - cos between the final hidden states of student and teacher.
+
+    Rows of negative label do not count.
 
     Computed in float32 at least, under autocast too: near 1, numbers of bfloat16 are 0.004 apart, more than what is
     left of the distance once a student follows its teacher.
@@ -106,4 +109,6 @@ def hidden_loss(
     with torch.autocast(student_hidden.device.type, enabled=False):
         dtype = torch.promote_types(student_hidden.dtype, torch.float32)
         distance = 1.0 - F.cosine_similarity(student_hidden.to(dtype), teacher_hidden.to(dtype), dim=-1)
+        if labels is not None:
+            distance = torch.where(labels >= 0, distance, 0.0)
     return distance.sum() / (normalizer if normalizer is not None else distance.numel())

@@ -28,6 +28,7 @@ class RunContext:
         resume_from: Folder of the last checkpoint, or None.
         checkpoint_folder: Where to put new ones; None where there are none.
         strategy: ``ddp`` (every worker holds the model) or ``fsdp`` (each holds a shard).
+        graphs: Whether steps are replayed as CUDA graphs where they can be.
     """
 
     rank: int = 0
@@ -37,6 +38,7 @@ class RunContext:
     resume_from: Path | None = None
     checkpoint_folder: Path | None = None
     strategy: str = "ddp"
+    graphs: bool = True
 
     @property
     def is_first(self) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -17,6 +18,9 @@ from raydistill.models.recommender import Recommender
 from raydistill.training.objective import CatalogueObjective
 from raydistill.training.teacher_cache import TeacherCache
 
+LENGTHS = 8
+"""Padded lengths are multiples of this, so that there are few."""
+
 
 @dataclass(frozen=True)
 class DistillationBatch:
@@ -24,6 +28,10 @@ class DistillationBatch:
 
     batch: Batch
     teacher_hidden: Float[Tensor, "targets dim"] | None
+
+    def tensors(self) -> list[Tensor]:
+        """Return all that it holds."""
+        return [value for value in (*vars(self.batch).values(), self.teacher_hidden) if value is not None]
 
 
 class DistillationDataset:
@@ -100,3 +108,32 @@ class DistillationDataset:
         """Return a batch on a device."""
         hidden = None if batch.teacher_hidden is None else batch.teacher_hidden.to(device, non_blocking=True)
         return DistillationBatch(batch.batch.to(device), hidden)
+
+    def padded(self, batch: DistillationBatch, rows: int) -> DistillationBatch:
+        """Return a batch in one of few shapes: rows of padding, and targets that do not count (label -1).
+
+        Args:
+            batch: On the host.
+            rows: Sequences to pad to.
+        """
+        own = batch.batch
+        old_rows, old_length = own.input_ids.shape
+        length = min(self.max_length, -(-old_length // LENGTHS) * LENGTHS)
+        more = (0, length - old_length, 0, rows - old_rows)
+        n = own.labels.numel()
+        step = max(64, 1 << (n.bit_length() - 3))
+        extra = (0, -(-n // step) * step - n)
+        mask = None
+        if own.attention_mask is not None:
+            mask = F.pad(own.attention_mask, more)
+            mask[old_rows:, 0] = 1  # attention over nothing is not a number
+        padded = Batch(
+            input_ids=F.pad(own.input_ids, more),
+            attention_mask=mask,
+            positions=F.pad(own.positions // old_length * length + own.positions % old_length, extra),
+            labels=F.pad(own.labels, extra, value=-1),
+            slots=F.pad(own.slots, extra),
+            example=F.pad(own.example, extra),
+        )
+        hidden = batch.teacher_hidden
+        return DistillationBatch(padded, None if hidden is None else F.pad(hidden, (0, 0, *extra)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from raydistill.seeding import stream_seed
 from raydistill.training import parallel
 from raydistill.training.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from raydistill.training.context import RunContext
+from raydistill.training.update import Update
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
 
@@ -142,13 +143,12 @@ class DistillationTrainer:
         if settings.gradient_checkpointing:
             _checkpoint_activations(self.trained.backbone)
         self.objective: nn.Module = dataset.objective(self.trained, weights, context.device)
-        self.wrapped = parallel.wrap(self.objective, context)
-        self.optimizer = torch.optim.AdamW(
-            _parameter_groups(self.objective, settings.weight_decay), lr=settings.lr, fused=True
-        )
         self.steps_in_epoch = dataset.examples.steps_in_epoch(settings.batch_size)
         if settings.epoch_examples is not None:
             self.steps_in_epoch = min(self.steps_in_epoch, -(-settings.epoch_examples // settings.batch_size))
+        n_steps = settings.epochs * self.steps_in_epoch
+        self.update = Update(self.objective, dataset, settings, context, n_steps=n_steps)
+        self.wrapped, self.optimizer = self.update.wrapped, self.update.optimizer
         self.result = TrainingResult()
         self._best: dict[str, Tensor] = {}
 
@@ -193,14 +193,14 @@ class DistillationTrainer:
                 epoch,
                 batch_size=settings.batch_size,
                 seed=settings.seed,
-                groups=1 if parallel.is_sharded(context) else settings.groups,
+                groups=self.update.groups,
+                overhead=self.update.overhead,
                 parts=settings.gradient_accumulation,
                 rank=context.rank,
                 world_size=context.world_size,
             )
             for number, (parts, targets) in enumerate(islice(steps, self.steps_in_epoch)):
-                self._set_lr(epoch * self.steps_in_epoch + number)
-                sums += targets * self._step(parts, targets)
+                sums += targets * self.update(parts, targets, epoch * self.steps_in_epoch + number)
                 n_targets += targets
                 # On a GPU, or of all workers, to know would mean to wait in every step; there the epoch's end tells.
                 if context.world_size == 1 and context.device.type == "cpu" and not sums[0].isfinite():
@@ -227,35 +227,6 @@ class DistillationTrainer:
             "seconds": training_seconds,
             "targets_per_second": n_targets / training_seconds,
         }
-
-    def _step(self, parts: list[list[Any]], n_targets: int) -> Tensor:
-        """Take one optimizer step; return total, task and distillation loss of this worker's share."""
-        context, settings = self.context, self.settings
-        self.optimizer.zero_grad(set_to_none=True)
-        sums = torch.zeros(3, dtype=torch.float64, device=context.device)
-        weighted = parallel.in_step(parts, settings.gradient_accumulation, context)
-        for number, (groups, weight) in enumerate(weighted):
-            here = [self.dataset.to(group, context.device) for group in groups]
-            is_last = number == len(weighted) - 1
-            with parallel.synchronized(self.wrapped, is_last), _autocast(settings.precision, context.device):
-                losses = self.wrapped(here, n_targets)
-                # Data-parallel wrappers average gradients over workers; the loss is already a share of the whole.
-                (losses[0] * (weight * context.world_size)).backward()
-            sums += weight * torch.stack([loss.detach().double() for loss in losses])
-        if settings.clip > 0:
-            nn.utils.clip_grad_norm_(self.objective.parameters(), settings.clip)
-        self.optimizer.step()
-        return sums
-
-    def _set_lr(self, step: int) -> None:
-        settings = self.settings
-        total = settings.epochs * self.steps_in_epoch
-        warmup = max(1, round(settings.warmup * total))
-        factor = min(1.0, (step + 1) / warmup)
-        if settings.schedule == "cosine" and step >= warmup:
-            factor = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-        for group in self.optimizer.param_groups:
-            group["lr"] = settings.lr * factor
 
     def _keep_best(self, row: dict[str, Any]) -> None:
         metric = self.settings.metric
@@ -314,21 +285,9 @@ def _checkpoint_activations(backbone: nn.Module) -> None:
     enable({"use_reentrant": False})
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-
-
 @contextmanager
 def _own_dropout(seed: int, epoch: int, context: RunContext) -> Iterator[None]:
     """Let dropout follow the seed, epoch and worker, so that a resumed run draws what an unbroken one would have."""
     with torch.random.fork_rng(devices=[context.device] if context.device.type == "cuda" else []):
         torch.manual_seed(stream_seed(seed, "dropout", epoch, context.rank))
         yield
-
-
-def _autocast(precision: str, device: torch.device):
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()

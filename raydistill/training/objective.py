@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from raydistill.losses import LossParts, LossWeights, catalogue_loss, class_loss, hidden_loss
+from raydistill.losses.fused import suits
 from raydistill.models.classifier import TextClassifier
 from raydistill.models.recommender import Recommender
 
@@ -37,7 +38,12 @@ class CatalogueObjective(nn.Module):
         self.weights = weights
         self.teacher_weight = teacher_weight
 
-    def forward(self, groups: list[Group], normalizer: float) -> tuple[Tensor, Tensor, Tensor]:
+    @property
+    def can_be_captured(self) -> bool:
+        """Whether a step waits for nothing that the device computes, so that it can become a CUDA graph."""
+        return suits(self.model.items_of(self.model.table()), self.teacher_weight)
+
+    def forward(self, groups: list[Group], normalizer: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the total loss of some length groups and its task and distillation parts, sums over ``normalizer``.
 
         The groups go through the model one by one, since each has its own length, and through the output layer
@@ -46,22 +52,23 @@ class CatalogueObjective(nn.Module):
         """
         table = self.model.table()
         states = [self.model(g.batch.input_ids, g.batch.attention_mask, table).flatten(0, 1) for g in groups]
-        hidden = torch.cat([state[group.batch.positions] for state, group in zip(states, groups, strict=True)])
+        hidden = torch.cat([s.index_select(0, g.batch.positions) for s, g in zip(states, groups, strict=True)])
         factor = hidden
         if torch.is_autocast_enabled(hidden.device.type):
             # Final norms give float32; the products with the whole catalogue are what lower precision is for.
             factor = hidden.to(torch.get_autocast_dtype(hidden.device.type))
+        labels = torch.cat([group.batch.labels for group in groups])
         teacher_hidden = None if self.teacher_weight is None else _joined([g.teacher_hidden for g in groups])
         parts = catalogue_loss(
             factor,
             self.model.items_of(table).to(factor.dtype),
-            torch.cat([group.batch.labels for group in groups]),
+            labels,
             self.weights,
             teacher_hidden=teacher_hidden,
             teacher_weight=self.teacher_weight,
             normalizer=normalizer,
         )
-        return _with_hidden(parts, self.weights, hidden, teacher_hidden, normalizer)
+        return _with_hidden(parts, self.weights, hidden, teacher_hidden, labels, normalizer)
 
 
 class ClassObjective(nn.Module):
@@ -89,7 +96,7 @@ class ClassObjective(nn.Module):
             teacher_hidden = _joined([group.teacher_hidden for group in groups])
         labels = torch.cat([group.batch.labels for group in groups])
         parts = class_loss(logits, teacher_logits, labels, self.weights, normalizer=normalizer)
-        return _with_hidden(parts, self.weights, hidden, teacher_hidden, normalizer)
+        return _with_hidden(parts, self.weights, hidden, teacher_hidden, labels, normalizer)
 
 
 def _joined(outputs: list[Tensor]) -> Tensor:
@@ -99,11 +106,16 @@ def _joined(outputs: list[Tensor]) -> Tensor:
 
 
 def _with_hidden(
-    parts: LossParts, weights: LossWeights, hidden: Tensor, teacher_hidden: Tensor | None, normalizer: float
+    parts: LossParts,
+    weights: LossWeights,
+    hidden: Tensor,
+    teacher_hidden: Tensor | None,
+    labels: Tensor,
+    normalizer: float | Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the parts of a loss with the distance of hidden states added to the total."""
     total = parts.total
     if weights.alpha_hidden > 0:
-        distance = hidden_loss(hidden, teacher_hidden, normalizer=normalizer)
+        distance = hidden_loss(hidden, teacher_hidden, labels, normalizer=normalizer)
         total = total + weights.alpha_hidden * distance
     return total, parts.task, parts.distillation

@@ -94,7 +94,7 @@ def item_batch(n_rows, seed):
 
 def item_logits(model, batch):
     hidden = model.hidden(batch.inputs["input_ids"])
-    second_half = torch.arange(len(batch.example)) >= len(batch.example) // 2
+    second_half = torch.arange(len(batch.example), device=batch.example.device) >= len(batch.example) // 2
     places = torch.where(second_half, batch.inputs["last"][batch.example], 0)
     return model.logits(hidden[batch.example, places])
 

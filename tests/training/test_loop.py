@@ -205,13 +205,14 @@ def test_a_loss_that_is_not_finite_is_a_diverged_trial():
 
 def test_a_diverged_trial_ends_with_the_step_that_it_diverged_in():
     run = trainer(settings=dataclasses.replace(SETTINGS, batch_size=8))
-    taken, step = [], run._step
+    taken, update = [], run.update
 
     def third_is_not_finite(*arguments):
-        taken.append(step(*arguments))
+        taken.append(update(*arguments))
         return taken[-1] * (torch.nan if len(taken) == 3 else 1)
 
-    run._step = third_is_not_finite
+    third_is_not_finite.groups, third_is_not_finite.overhead = update.groups, update.overhead
+    run.update = third_is_not_finite
     assert run.steps_in_epoch > 4
     with pytest.raises(TrialDivergedError, match="the loss is nan in epoch 1"):
         run.fit()
@@ -264,7 +265,7 @@ def test_the_learning_rate_rises_and_falls_as_named(schedule):
     n = 4 * run.steps_in_epoch
     rates = []
     for step in range(n):
-        run._set_lr(step)
+        run.update.set_lr(step)
         rates.append(run.optimizer.param_groups[0]["lr"])
     warm = n // 4
     assert rates[:warm] == pytest.approx([0.01 * (i + 1) / warm for i in range(warm)])

@@ -38,7 +38,8 @@ def outcome(data: PreferenceData, context: RunContext, folder: Path) -> dict:
         dropout=0.0,
         max_tokens=24,
         seed=3,
-    ).eval()
+    )
+    teacher = teacher.eval().to(context.device)
     build_class_cache(teacher, TextDataset(data).examples, folder, with_hidden=True, context=context)
     cache = ClassCache.open(folder, verify=True)
     dataset = TextDataset(data, cache)

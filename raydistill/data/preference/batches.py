@@ -82,10 +82,11 @@ class TextExamples:
         parts: int = 1,
         rank: int = 0,
         world_size: int = 1,
+        overhead: int | None = None,
     ) -> Iterator[Step]:
         """Yield the steps of one epoch; the arguments are those of :func:`raydistill.data.lengths.random_steps`."""
         layout = {"groups": groups, "parts": parts, "rank": rank, "world_size": world_size}
-        layout["overhead"] = TEXT_GROUP_OVERHEAD
+        layout["overhead"] = TEXT_GROUP_OVERHEAD if overhead is None else overhead
         for whole, shares in random_steps(self.lengths, epoch, batch_size=batch_size, seed=seed, **layout):
             batches = [[self.batch(group) for group in share] for share in shares]
             yield Step(batches or [[self._without_labels(whole[:1])]], whole.size)
