@@ -13,7 +13,7 @@ from pyarrow import fs
 from raydistill.config import Sweep
 from raydistill.errors import CorruptArtifactError, UserError
 from raydistill.records import RunDirectory, write_json
-from raydistill.tuning.places import FAILURES, leave_probe, read_probe, reason, remove_probe
+from raydistill.tuning.places import FAILURES, Place, leave_probe, read_probe, reason, remove_probe
 
 NOTED = "checkpoints.json"
 """File of a run directory with the name of its checkpoints elsewhere, and every place that they were in."""
@@ -81,6 +81,16 @@ def check_place(place: str) -> None:
         ) from error
     if found != name:
         raise UserError("what was written there is not what is read back", where=place, mend="choose another place")
+
+
+def shared_place(place: str) -> Place:
+    """Return the place of the checkpoints as one that all nodes must see."""
+    return Place(
+        "the place of the checkpoints",
+        place,
+        "let every node see it and write there, for which a bucket asks a right of the workers' machines "
+        "(docs/cluster.md), or set execution.checkpoints to a place where all do; the same command then continues",
+    )
 
 
 def remove(place: str, name: str) -> None:
