@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import secrets
+import socket
 import sys
+from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from pyarrow import fs
@@ -13,7 +17,17 @@ from pyarrow import fs
 from raydistill.config import Sweep
 from raydistill.errors import CorruptArtifactError, UserError
 from raydistill.records import RunDirectory, write_json
-from raydistill.tuning.places import FAILURES, leave_probe, read_probe, reason, remove_probe
+from raydistill.tuning.places import (
+    FAILURES,
+    Place,
+    leave_probe,
+    probed,
+    problem_with,
+    read_probe,
+    reason,
+    remove_probe,
+)
+from raydistill.tuning.refusals import UnseenError
 
 NOTED = "checkpoints.json"
 """File of a run directory with the name of its checkpoints elsewhere, and every place that they were in."""
@@ -81,6 +95,49 @@ def check_place(place: str) -> None:
         ) from error
     if found != name:
         raise UserError("what was written there is not what is read back", where=place, mend="choose another place")
+
+
+def shared_place(place: str) -> Place:
+    """Return the place of the checkpoints as one that all nodes must see."""
+    return Place(
+        "the place of the checkpoints",
+        place,
+        "let every node see it and write there, for which a bucket asks a right of the workers' machines "
+        "(docs/cluster.md), or set execution.checkpoints to a place where all do; the same command then continues",
+    )
+
+
+@contextlib.contextmanager
+def probed_place(sweep: Sweep, run: RunDirectory) -> Iterator[str]:
+    """Open the place of a sweep's checkpoints, try it, and leave a probe there for :func:`check_seen` meanwhile.
+
+    Raises:
+        UserError: It cannot be written and read here.
+    """
+    place = open_place(sweep, run)
+    check_place(place)
+    with probed(shared_place(place)) as probe:
+        yield probe
+
+
+@cache
+def check_seen(place: str, probe: str) -> None:
+    """Refuse to train on a machine that does not see the checkpoints of the others: it may have joined late.
+
+    Ray itself tells after the first epoch, as an error of the training, and of the first worker alone. Looked at once
+    a process.
+
+    Args:
+        place: Where the checkpoints of the sweep go.
+        probe: What :func:`probed_place` has left there.
+
+    Raises:
+        UnseenError: With what is wrong there.
+    """
+    shared = shared_place(place)
+    problem = problem_with(shared, probe)
+    if problem:
+        raise UnseenError.of(socket.gethostname(), shared, problem)
 
 
 def remove(place: str, name: str) -> None:

@@ -93,16 +93,18 @@ class Job:
         # Ray is started last, so that mistakes in data or configuration come at once.
         records = kept_records(self.run)
         expected = plan.trials_by_arm()
-        with Progress(expected, quality_metric(self.sweep)) as progress:
+        preflight.check_token(self.sweep)
+        with (
+            Progress(expected, quality_metric(self.sweep)) as progress,
+            checkpoints.probed_place(self.sweep, self.run) as probe,
+        ):
             progress.phase("starting Ray")
-            preflight.check_token(self.sweep)
-            checkpoints.check_place(checkpoints.open_place(self.sweep, self.run))
             dashboard = cluster.start(self.sweep)
             if dashboard:
                 progress.phase(f"dashboard: {dashboard}")
             preflight.check_cluster(self.sweep, self.run, self.cache, notify=progress.phase)
             exported = SweepMetrics(self.sweep.name, quality_metric(self.sweep))
-            teachers = [self._prepared(resources, seed, progress) for seed in teacher_seeds(self.sweep)]
+            teachers = [self._prepared(resources, seed, probe, progress) for seed in teacher_seeds(self.sweep)]
             dealt = [*records, *search_failures(self.run, records)]
             dealer = Dealer(self.sweep, resources.data.hash, teachers, dealt)
 
@@ -119,7 +121,16 @@ class Job:
             exported.keep(kept)
             from raydistill.tuning.trials import run_trials
 
-            run_trials(self.sweep, self.run, self.cache, dealer, on_record=note, on_start=start, on_lost=progress.lost)
+            run_trials(
+                self.sweep,
+                self.run,
+                self.cache,
+                dealer,
+                probe=probe,
+                on_record=note,
+                on_start=start,
+                on_lost=progress.lost,
+            )
             for short in plan.missing(dealer):
                 progress.say(
                     "{arm} has {found} of {planned} confirm trials at keep-ratio {keep_ratio:g}: too many of its "
@@ -128,7 +139,7 @@ class Job:
             progress.phase("writing the report")
         return dealer
 
-    def _prepared(self, resources: Resources, seed: int, progress: Progress) -> PreparedTeacher:
+    def _prepared(self, resources: Resources, seed: int, probe: str, progress: Progress) -> PreparedTeacher:
         """Return a teacher that is ready for students, made by Ray Train unless it is there already."""
         identity = teacher_identity(self.sweep, resources.data.hash, seed)
         ready = prepared_teacher(resources, identity)
@@ -142,6 +153,7 @@ class Job:
                 self.sweep,
                 name=f"teacher-{identity}",
                 storage=checkpoints.place_of(self.sweep, self.run),
+                probe=probe,
             )
             ready = prepared_teacher(Resources(self.sweep, self.run, self.cache), identity)
             if ready is None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow
 from pyarrow import fs
+
+from raydistill.errors import UserError
 
 FAILURES = (OSError, pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError)
 """What pyarrow raises of a place that is not there, may not be used, or is of a kind that it does not know."""
@@ -50,6 +54,25 @@ def remove_probe(address: str, name: str) -> None:
     """Delete a probe file."""
     system, path = fs.FileSystem.from_uri(address)
     system.delete_file(f"{path}/{name}")
+
+
+@contextlib.contextmanager
+def probed(place: Place) -> Iterator[str]:
+    """Leave a probe in a place while the block runs, for other machines to look for, and yield its name.
+
+    Raises:
+        UserError: It cannot be left there.
+    """
+    try:
+        probe = leave_probe(place.address)
+    except FAILURES as error:
+        what = f"a file cannot be left for the nodes in {place.name}: {reason(error)}"
+        raise UserError(what, where=place.address, mend=place.mend) from error
+    try:
+        yield probe
+    finally:
+        with contextlib.suppress(*FAILURES):
+            remove_probe(place.address, probe)
 
 
 def problem_with(place: Place, probe: str) -> tuple[str, str] | None:

@@ -20,8 +20,8 @@ from raydistill.errors import UserError
 from raydistill.records import RunDirectory
 from raydistill.tuning import checkpoints
 from raydistill.tuning.capacity import Workers, alive_nodes, can_grow, room_for, shortage
-from raydistill.tuning.places import FAILURES, Place, leave_probe, problem_with, reason, remove_probe
-from raydistill.tuning.refusals import OtherCodeError
+from raydistill.tuning.places import Place, probed, problem_with
+from raydistill.tuning.refusals import OtherCodeError, UnseenError
 from raydistill.tuning.sharded import teacher_workers
 from raydistill.tuning.sharded_trial import trial_workers
 from raydistill.tuning.trials import concurrency
@@ -192,14 +192,7 @@ def places_of(sweep: Sweep, run: RunDirectory, cache: Path) -> list[Place]:
         ),
     ]
     if sweep.execution.checkpoints is not None:
-        places.append(
-            Place(
-                "the place of the checkpoints",
-                checkpoints.place_of(sweep, run),
-                "set execution.checkpoints to a place that all nodes see and may write to, or leave it out; for a "
-                "bucket the workers' machines need a right of their own (docs/cluster.md)",
-            )
-        )
+        places.append(checkpoints.shared_place(checkpoints.place_of(sweep, run)))
     return places
 
 
@@ -212,7 +205,8 @@ def check_reports(reports: Sequence[NodeReport], own: Mapping[str, str], places:
         places: What all must see.
 
     Raises:
-        UserError: A node has another version, or does not see a place.
+        OtherCodeError: A node has another version.
+        UnseenError: A node does not see a place, or may not write there.
     """
     for report in reports:
         other = differences(report.versions, own)
@@ -220,8 +214,7 @@ def check_reports(reports: Sequence[NodeReport], own: Mapping[str, str], places:
             raise OtherCodeError.of(report.host, other)
         for place in places:
             if place.address in report.problems:
-                what, why = report.problems[place.address]
-                raise UserError(f"node {report.host} {what} {place.name}: {why}", where=place.address, mend=place.mend)
+                raise UnseenError.of(report.host, place, report.problems[place.address])
 
 
 def _check_nodes(nodes: Sequence[Mapping], places: Sequence[Place]) -> None:
@@ -243,19 +236,8 @@ def _check_nodes(nodes: Sequence[Mapping], places: Sequence[Place]) -> None:
 @contextlib.contextmanager
 def _probes(places: Sequence[Place]) -> Iterator[list[tuple[Place, str]]]:
     """Leave a probe file in each place while the block runs."""
-    left: list[tuple[Place, str]] = []
-    try:
-        for place in places:
-            try:
-                left.append((place, leave_probe(place.address)))
-            except FAILURES as error:
-                what = f"a file cannot be left for the nodes in {place.name}: {reason(error)}"
-                raise UserError(what, where=place.address, mend=place.mend) from error
-        yield left
-    finally:
-        for place, probe in left:
-            with contextlib.suppress(*FAILURES):
-                remove_probe(place.address, probe)
+    with contextlib.ExitStack() as left:
+        yield [(place, left.enter_context(probed(place))) for place in places]
 
 
 def _answer(host: str, reference: ray.ObjectRef) -> NodeReport:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from raydistill.errors import UserError
+from raydistill.tuning.places import Place
 
 REFUSED = "refused"
 """Key in a Tune result that says why a trial was not run."""
@@ -30,6 +31,12 @@ class OtherCodeError(RefusedError):
 
 class UnseenError(RefusedError):
     """A node does not see what the sweep has written, or sees something else."""
+
+    @classmethod
+    def of(cls, host: str, place: Place, problem: tuple[str, str]) -> UnseenError:
+        """Return the error of a node, from what it cannot do in a place, and why."""
+        what, why = problem
+        return cls(f"node {host} {what} {place.name}: {why}", where=place.address, mend=place.mend)
 
 
 class NoRoomError(RefusedError):

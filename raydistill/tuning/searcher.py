@@ -59,9 +59,10 @@ class DealerSearcher(_NotInSnapshots, Searcher):
         run: Run directory, which the trials write to.
         cache: Folder of prepared data.
         workers: Processes of each trial.
+        probe: File that was left in the place of the checkpoints, for the machines of trials of several workers.
     """
 
-    def __init__(self, dealer: Dealer, run: RunDirectory, cache: Path, workers: Workers) -> None:
+    def __init__(self, dealer: Dealer, run: RunDirectory, cache: Path, workers: Workers, probe: str) -> None:
         super().__init__()
         self.dealer = dealer
         self.workers = workers
@@ -70,6 +71,7 @@ class DealerSearcher(_NotInSnapshots, Searcher):
             "cache": str(cache),
             "workers": asdict(workers),
             "versions": versions(),
+            "probe": probe,
         }
         self.specs: dict[str, TrialSpec] = {}
         self._again: list[TrialSpec] = []

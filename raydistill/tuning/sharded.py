@@ -63,6 +63,7 @@ def run_sharded(
     *,
     name: str,
     storage: str,
+    probe: str | None = None,
     workers: Workers | None = None,
     trainer: type[InterruptibleTrainer] = InterruptibleTrainer,
 ) -> Any:
@@ -77,11 +78,13 @@ def run_sharded(
         sweep: Says how many workers, with how many GPUs each, and whether each holds the whole model.
         name: Of the run; the same name and storage continue an interrupted run.
         storage: Where checkpoints go: a folder that all nodes see, or an address that pyarrow knows.
+        probe: A file that was left there: every worker looks for it first, since its machine may have joined late.
         workers: Other workers than those of the sweep.
         trainer: Starts and watches the workers.
 
     Raises:
         NoRoomError: There is no room for the workers, and has not been for minutes.
+        UnseenError: A worker's machine does not see the storage.
         RaydistillError: The function raised one, or the workers were lost too often.
     """
     own = workers or teacher_workers(sweep)
@@ -90,6 +93,8 @@ def run_sharded(
         "arguments": dict(arguments),
         "threads": max(1, int(own.cpus)),
         "strategy": sweep.execution.strategy,
+        "storage": storage,
+        "probe": probe,
     }
     while True:
         _discard_broken_checkpoints(name, storage)
@@ -149,6 +154,8 @@ def teacher_workers(sweep: Sweep) -> Workers:
 
 
 def _worker(config: dict[str, Any]) -> Any:
+    if config["probe"] is not None:  # before a checkpoint is read there
+        checkpoints.check_seen(config["storage"], config["probe"])
     torch.set_num_threads(config["threads"])
     train_context = ray.train.get_context()
     checkpoint = ray.train.get_checkpoint()

@@ -93,12 +93,14 @@ def _run(config: Mapping[str, Any]) -> Record:
     identity = spec.identity(resources.sweep, resources.data.hash)
     run = RunDirectory(config["run"])
     storage = checkpoints.place_of(resources.sweep, run)
+    checkpoints.check_seen(storage, config["probe"])  # Ray's list of them is written by this process
     run_sharded(
         train_in_worker,
         {name: config[name] for name in ("spec", "run", "cache", "versions")},
         resources.sweep,
         name=f"trial-{identity}",
         storage=storage,
+        probe=config["probe"],
         workers=Workers(**config["workers"]),
         trainer=TrainerInActor,
     )

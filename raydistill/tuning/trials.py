@@ -36,6 +36,7 @@ def run_trials(
     cache: Path,
     dealer: Dealer,
     *,
+    probe: str,
     on_record: Callable[[Record], None],
     on_start: Callable[[TrialSpec], None],
     on_lost: Callable[[TrialSpec, str], None],
@@ -47,6 +48,7 @@ def run_trials(
         run: Its run directory.
         cache: Folder of prepared data.
         dealer: Knows what an earlier run has finished.
+        probe: File that was left in the place of the checkpoints.
         on_record: Called with every new record.
         on_start: Called with every spec whose trial starts.
         on_lost: Called with every spec whose trial starts again, and why.
@@ -65,7 +67,7 @@ def run_trials(
         on_record(record)
 
     workers = trial_workers(sweep)
-    searcher = DealerSearcher(dealer, run, cache, workers)
+    searcher = DealerSearcher(dealer, run, cache, workers, probe)
     bookkeeper = Bookkeeper(searcher, sweep, run, on_record=note, on_start=on_start, on_lost=on_lost)
     execution = sweep.execution
     tuner = Tuner(

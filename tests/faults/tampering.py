@@ -78,6 +78,20 @@ def change(module):
 """As where workers that were lost are replaced on a machine that has joined late."""
 
 
+UNSHARED_CHECKPOINTS_IN_TRAIN_WORKERS = (
+    WHEN_IMPORTED.format(module="raydistill.tuning.places")
+    + """
+def change(module):
+    own = module.read_probe
+    def read_probe(address, name):
+        from ray._raylet import getproctitle
+        return own(address + "/elsewhere" * getproctitle().startswith("ray::RayTrainWorker"), name)
+    module.read_probe = read_probe
+"""
+)
+"""As where such a machine has a folder of its own in the place of the checkpoints."""
+
+
 def python_path(folder: Path, code: str) -> str:
     """Return a value of PYTHONPATH under which every process runs some code when it starts."""
     folder.mkdir(parents=True, exist_ok=True)

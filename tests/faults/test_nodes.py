@@ -1,4 +1,4 @@
-"""A node leaves in the middle of a sweep, and its trials move; one joins with other code, and the sweep ends."""
+"""A node leaves in the middle of a sweep, and its trials move; one joins that differs, and the sweep ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ import time
 
 import pytest
 from sweep_process import OWN_ENVIRONMENT, ROOT, SweepProcess, facts, workers
-from tampering import OTHER_CODE, OTHER_CODE_IN_TRAIN_WORKERS, python_path
+from tampering import (
+    OTHER_CODE,
+    OTHER_CODE_IN_TRAIN_WORKERS,
+    UNSHARED_CHECKPOINTS_IN_TRAIN_WORKERS,
+    python_path,
+)
 
 ASK_FOR_TOO_MUCH = """
 import sys
@@ -73,13 +78,21 @@ def test_a_node_that_joins_late_with_other_code_ends_the_sweep(reference, tmp_pa
     assert facts(run) == reference.facts
 
 
-def test_other_code_in_a_worker_of_a_trial_ends_the_sweep(reference, tmp_path):
+@pytest.mark.parametrize(
+    ("tampering", "what", "mend"),
+    [
+        (OTHER_CODE_IN_TRAIN_WORKERS, "0ther0de", "ray up cluster.yaml"),
+        (UNSHARED_CHECKPOINTS_IN_TRAIN_WORKERS, "does not see the place of the checkpoints", "execution.checkpoints"),
+    ],
+)
+def test_a_worker_of_a_trial_on_a_machine_that_differs_ends_the_sweep(reference, tmp_path, tampering, what, mend):
     run = reference.copy(tmp_path / "run", without=("trials", "computations", "studies", "report"))
-    other = python_path(tmp_path / "tampering", OTHER_CODE_IN_TRAIN_WORKERS)
-    sweep = SweepProcess(run, reference.storage, "execution.workers=2", PYTHONPATH=other)
+    other = python_path(tmp_path / "tampering", tampering)
+    checkpoints = f"execution.checkpoints={tmp_path / 'fast'}"
+    sweep = SweepProcess(run, reference.storage, "execution.workers=2", checkpoints, PYTHONPATH=other)
     said = sweep.finish(code=2)
-    assert "0ther0de" in said
-    assert "ray up cluster.yaml" in said
+    assert what in said
+    assert mend in said
     assert "Traceback" not in said
     assert list(sweep.run.records()) == []
 

@@ -10,7 +10,18 @@ from tuning_zoo import small_sweep
 
 from raydistill.errors import ConfigError, CorruptArtifactError, UserError
 from raydistill.records import RunDirectory, write_json
-from raydistill.tuning.checkpoints import NOTED, check_place, open_place, place_of, remove, remove_all
+from raydistill.tuning import places
+from raydistill.tuning.checkpoints import (
+    NOTED,
+    check_place,
+    check_seen,
+    open_place,
+    place_of,
+    probed_place,
+    remove,
+    remove_all,
+)
+from raydistill.tuning.refusals import UnseenError
 
 QUERY = "?endpoint_override=localhost:9000&scheme=http"
 
@@ -93,6 +104,41 @@ def test_a_place_is_tried_and_left_as_it_was(tmp_path, form):
     there = form.format(tmp_path / "new" / "mine")
     check_place(there)
     assert list((tmp_path / "new" / "mine").iterdir()) == []
+
+
+@pytest.mark.parametrize("named", [(), ("execution.checkpoints={}/fast",), ("execution.checkpoints=file://{}/fast",)])
+def test_a_machine_that_joins_late_sees_them_while_the_sweep_runs(tmp_path, named):
+    run, sweep = run_in(tmp_path), small_sweep(tmp_path, *(each.format(tmp_path) for each in named))
+    with probed_place(sweep, run) as probe:
+        place = place_of(sweep, run)
+        check_seen(place, probe)
+        assert [path.name for path in Path(place.removeprefix("file://")).iterdir()] == [probe]
+    assert list(Path(place.removeprefix("file://")).iterdir()) == []
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_folder_that_a_late_machine_does_not_share_is_named_with_the_machine(tmp_path, is_there):
+    run, sweep = run_in(tmp_path), small_sweep(tmp_path, f"execution.checkpoints={tmp_path / 'fast'}")
+    own = tmp_path / "disk of another machine"
+    if is_there:
+        own.mkdir()
+    with probed_place(sweep, run) as probe:
+        for _ in range(2):  # what was refused once is refused again
+            with pytest.raises(UnseenError, match=r"node \S+ does not see the place of the checkpoints: ") as caught:
+                check_seen(str(own), probe)
+    assert caught.value.where == str(own)
+    assert "execution.checkpoints" in caught.value.mend
+    assert own.exists() == is_there  # Ray would make it, and train on
+
+
+def test_a_late_machine_that_may_only_read_them_says_so(tmp_path, monkeypatch):
+    def refuse(address):
+        raise PermissionError("Read-only file system")
+
+    with probed_place(small_sweep(tmp_path), run_in(tmp_path)) as probe:
+        monkeypatch.setattr(places, "leave_probe", refuse)
+        with pytest.raises(UnseenError, match="may not write to the place of the checkpoints: Read-only file system"):
+            check_seen(place_of(small_sweep(tmp_path), run_in(tmp_path)), probe)
 
 
 def test_a_run_that_has_ended_leaves_nothing_and_others_stay(tmp_path):

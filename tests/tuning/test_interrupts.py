@@ -51,4 +51,4 @@ def test_trials_that_tune_gave_up_do_not_count_as_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(Tuner, "fit", lambda self: None)
     ignored = dict.fromkeys(("on_record", "on_start", "on_lost"), lambda *arguments: None)
     with pytest.raises(KeyboardInterrupt):
-        run_trials(sweep, RunDirectory(tmp_path / "run"), tmp_path, dealer_of(sweep), **ignored)
+        run_trials(sweep, RunDirectory(tmp_path / "run"), tmp_path, dealer_of(sweep), probe="", **ignored)

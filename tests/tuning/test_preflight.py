@@ -18,7 +18,7 @@ from raydistill.tuning.capacity import Workers, room_for
 from raydistill.tuning.checkpoints import open_place
 from raydistill.tuning.places import Place, leave_probe, problem_with
 from raydistill.tuning.preflight import NodeReport, check_reports, check_token, places_of
-from raydistill.tuning.refusals import OtherCodeError
+from raydistill.tuning.refusals import OtherCodeError, RefusedError
 from raydistill.tuning.versions import check_versions, code_hash, versions
 
 VERSIONS = {"raydistill": "0.1.0 (aaaaaaaa)", "ray": "2.60.0"}
@@ -221,7 +221,7 @@ def test_nodes_that_agree_pass():
     ],
 )
 def test_a_node_that_differs_is_named(changes, what, mend):
-    with pytest.raises(UserError, match=what) as caught:
+    with pytest.raises(RefusedError, match=what) as caught:
         check_reports([report(), report(host="odd", **changes)], VERSIONS, PLACES)
     assert "odd" in caught.value.what
     assert mend in caught.value.mend

@@ -33,7 +33,7 @@ def sweep(tmp_path):
 def parts(sweep, tmp_path):
     """Searcher, bookkeeper, run directory, and what the bookkeeper has said."""
     run, said = RunDirectory(tmp_path / "run"), SimpleNamespace(records=[], started=[], lost=[])
-    searcher = DealerSearcher(dealer_of(sweep), run, tmp_path / "cache", Workers(number=1, cpus=1.0, gpus=0.0))
+    searcher = DealerSearcher(dealer_of(sweep), run, tmp_path / "cache", Workers(1, 1.0, 0.0), probe=".probe-1")
     keeper = Bookkeeper(
         searcher,
         sweep,
@@ -57,6 +57,7 @@ def test_a_suggestion_holds_the_whole_spec_as_plain_values(parts):
     spec = TrialSpec(**config["spec"])
     assert spec == searcher.specs["a"]
     assert config["run"] == str(run.root)
+    assert config["probe"] == ".probe-1"
     assert config["name"] == spec.name
 
 

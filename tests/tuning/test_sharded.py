@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -19,17 +20,24 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from tuning_zoo import small_sweep
 
 from raydistill.errors import RaydistillError
+from raydistill.records import RunDirectory
 from raydistill.training.checkpoint import STATE, TENSORS, load_checkpoint, save_checkpoint
 from raydistill.training.context import RunContext
-from raydistill.tuning import job, sharded, sharded_trial
+from raydistill.tuning import checkpoints, job, sharded, sharded_trial
 from raydistill.tuning.capacity import Workers
-from raydistill.tuning.refusals import NoRoomError, OtherCodeError, UnseenError, refusal
+from raydistill.tuning.refusals import REFUSED, NoRoomError, OtherCodeError, UnseenError, refusal
 from raydistill.tuning.versions import versions
 
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20")  # Ray's own files
 
 
 SPEC = {"phase": "search", "arm": "uniform", "kind": "selector", "number": 0, "seed": 0, "start": "random"}
+
+
+def told(run, probe):
+    """Return what Tune tells a trial of two workers."""
+    workers = asdict(Workers(2, 1.0, 0.0))
+    return {"spec": SPEC, "run": str(run), "cache": "", "versions": {}, "workers": workers, "probe": probe}
 
 
 @pytest.mark.parametrize(
@@ -46,10 +54,8 @@ def test_what_no_trial_is_to_blame_for_ends_the_sweep_and_not_its_trial_alone(tm
     monkeypatch.setattr(sharded_trial, "run_sharded", refuse)
     monkeypatch.setattr(sharded_trial, "setproctitle", named.append)
     monkeypatch.setattr(tune, "report", said.append)
-    workers = {"number": 2, "cpus": 1.0, "gpus": 0.0}
-    sharded_trial.run_sharded_trial(
-        {"spec": SPEC, "run": str(tmp_path), "cache": "", "versions": {}, "workers": workers}
-    )
+    with checkpoints.probed_place(resources.sweep, RunDirectory(tmp_path)) as probe:
+        sharded_trial.run_sharded_trial(told(tmp_path, probe))
     assert said == [refusal(error)]
     assert named == ["ray::run_sharded_trial search uniform #0"]
 
@@ -72,6 +78,46 @@ def test_a_worker_of_the_teacher_that_runs_other_code_refuses(tmp_path):
     arguments = {"run": str(tmp_path), "cache": "", "seed": 0, "versions": versions() | {"raydistill": "another"}}
     with pytest.raises(OtherCodeError, match="another"):
         job.prepare_in_worker(arguments, RunContext())
+
+
+def test_a_worker_looks_for_the_probe_before_it_reads_a_checkpoint(tmp_path, launch):
+    config = launch(small_sweep(tmp_path), probe=".probe-1").train_loop_config
+    with pytest.raises(UnseenError, match="does not see the place of the checkpoints") as caught:
+        sharded._worker(config)  # ``ray.train.get_checkpoint`` would raise here
+    assert caught.value.where == str(tmp_path / "train")
+
+
+def test_the_process_that_starts_the_workers_of_a_trial_looks_for_the_probe_too(tmp_path, monkeypatch):
+    sweep, started, said = small_sweep(tmp_path), [], []
+    resources = SimpleNamespace(sweep=sweep, data=SimpleNamespace(hash="datahash"))
+    monkeypatch.setattr(sharded_trial, "resources_of", lambda config: resources)
+    monkeypatch.setattr(sharded_trial, "read_record", lambda file: SimpleNamespace(id="a", status="success", curves=[]))
+    monkeypatch.setattr(sharded_trial, "run_sharded", lambda *arguments, **settings: started.append(settings))
+    monkeypatch.setattr(tune, "report", said.append)
+    own = RunDirectory(tmp_path / "run")
+    with checkpoints.probed_place(sweep, own) as probe:
+        sharded_trial.run_sharded_trial(told(own.root, ".probe-1"))
+        assert "does not see" in said[-1][REFUSED]["what"]
+        assert started == []
+        sharded_trial.run_sharded_trial(told(own.root, probe))
+    assert said[-1] == {"record": "a", "status": "success"}
+    assert [settings["probe"] for settings in started] == [probe]
+
+
+def test_the_workers_of_a_teacher_are_told_of_the_probe(tmp_path, monkeypatch):
+    def run_sharded(*arguments, **settings):
+        given.update(settings)
+        raise Launched
+
+    given, sweep = {}, small_sweep(tmp_path)
+    own = job.Job(sweep, RunDirectory(tmp_path / "run"), tmp_path / "cache")
+    resources = SimpleNamespace(sweep=sweep, run=own.run, data=SimpleNamespace(hash="datahash"))
+    monkeypatch.setattr(job, "prepared_teacher", lambda resources, identity: None)
+    monkeypatch.setattr(sharded, "run_sharded", run_sharded)
+    with pytest.raises(Launched):
+        own._prepared(resources, 1, ".probe-1", SimpleNamespace(phase=print))
+    assert given["probe"] == ".probe-1"
+    assert given["storage"] == checkpoints.place_of(sweep, own.run)
 
 
 NO_ROOM = ControllerError(WorkerGroupStartupTimeoutError(2))
@@ -152,11 +198,11 @@ def launch(tmp_path, monkeypatch):
             given.append(self)
             raise Launched
 
-    def launch(sweep):
+    def launch(sweep, probe=None):
         with pytest.raises(Launched):
             sharded.run_sharded(
                 print, {}, sweep, name="teacher-a", storage=str(tmp_path / "train"),
-                workers=Workers(2, 1.0, 0.0), trainer=Trainer,
+                probe=probe, workers=Workers(2, 1.0, 0.0), trainer=Trainer,
             )  # fmt: skip
         return given[-1]
 
