@@ -7,20 +7,25 @@ item table and with the hidden states. So a logit costs four more products than 
 and writing it ten times. The sums are those of that module, the maxima always taken off, so that nothing waits for the
 device; a whole training step can be captured as a CUDA graph.
 
-Triton comes with torch on GPUs only. The kernels also run on a CPU under ``TRITON_INTERPRET=1``.
+Triton comes with torch on GPUs only, and needs a C compiler there. The kernels also run on a CPU under
+``TRITON_INTERPRET=1``.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import functools
+import logging
 import math
 import os
+import subprocess
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from raydistill.losses.distillation import LossWeights
+
+log = logging.getLogger(__name__)
 
 WIDEST = 256
 """Hidden states wider than this do not fit the registers beside their logits."""
@@ -37,8 +42,20 @@ def is_interpreted() -> bool:
 def suits(hidden: Tensor, teacher_hidden: Tensor | None) -> bool:
     """Return whether these hidden states can be and are worth being given to the kernels."""
     widths = [hidden.shape[1]] + ([] if teacher_hidden is None else [teacher_hidden.shape[1]])
-    there = importlib.util.find_spec("triton") is not None and (hidden.is_cuda or is_interpreted())
-    return there and max(widths) <= WIDEST and hidden.dtype in (torch.float32, torch.bfloat16)
+    fits = max(widths) <= WIDEST and hidden.dtype in (torch.float32, torch.bfloat16)
+    return fits and (hidden.is_cuda or is_interpreted()) and works(hidden.device)
+
+
+@functools.cache
+def works(device: torch.device) -> bool:
+    """Return whether Triton is there and compiles, for which it needs a C compiler; say it once where it is not."""
+    try:
+        from raydistill.losses.kernels import double_one
+
+        return double_one(device) == 2.0
+    except (ImportError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+        log.warning("the catalogue loss takes chunks in place of fused kernels, which are faster: %s", error)
+        return False
 
 
 class FusedCatalogueLoss(torch.autograd.Function):

@@ -18,8 +18,8 @@ from raydistill.models.recommender import Recommender
 from raydistill.training.objective import CatalogueObjective
 from raydistill.training.teacher_cache import TeacherCache
 
-LENGTHS = 8
-"""Padded lengths are multiples of this, so that there are few."""
+LENGTHS, TARGETS = 8, 64
+"""Padded lengths, and padded numbers of targets, are multiples of these at least, so that there are few."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class DistillationDataset:
         length = min(self.max_length, -(-old_length // LENGTHS) * LENGTHS)
         more = (0, length - old_length, 0, rows - old_rows)
         n = own.labels.numel()
-        step = max(64, 1 << (n.bit_length() - 3))
+        step = max(TARGETS, 1 << max(0, n.bit_length() - 3))
         extra = (0, -(-n // step) * step - n)
         mask = None
         if own.attention_mask is not None:

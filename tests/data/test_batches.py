@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from raydistill.data import prepare
 from raydistill.data.batches import (
+    GROUP_OVERHEAD,
     TrainingExamples,
     evaluation_batches,
     evaluation_users,
@@ -243,6 +244,17 @@ def test_groups_take_most_of_the_padding_away():
     padded = sum(len(part) * lengths[part].max() for part in parts)
     assert padded < 1.6 * lengths.sum()
     assert 256 * lengths.max() > 3 * lengths.sum()
+
+
+def test_groups_are_as_many_as_save_enough():
+    examples = causal(make_data([4, 5, 20, 30] * 8), max_length=50)
+
+    def groups(overhead):
+        return [len(step.groups) for step in examples.steps(0, batch_size=32, seed=0, groups=3, overhead=overhead)]
+
+    assert groups(0) == [3]
+    assert groups(10**6) == [1]
+    assert groups(None) == groups(GROUP_OVERHEAD) == [2]
 
 
 @pytest.mark.parametrize("make", [causal, bidirectional])

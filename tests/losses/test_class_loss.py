@@ -63,6 +63,17 @@ def test_hidden_loss_is_one_minus_cosine():
     assert float(hidden_loss(student, -student)) == pytest.approx(2)
 
 
+def test_hidden_states_of_negative_label_have_neither_distance_nor_gradient():
+    student, teacher = (torch.randn(5, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    labels = torch.tensor([3, -1, 0, -1, 2])
+    loss = hidden_loss(student, teacher, labels, normalizer=3)
+    real = labels >= 0
+    assert loss.item() == pytest.approx(hidden_loss(student[real], teacher[real]).item())
+    (gradient,) = torch.autograd.grad(loss, student)
+    assert (gradient[~real] == 0).all()
+    assert (gradient[real].norm(dim=1) > 0).all()
+
+
 @pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"temperature": float("nan")}, {"alpha_dist": -0.1}])
 def test_impossible_weights_are_refused(wrong):
     with pytest.raises(ValueError, match=r"temperature|alpha"):

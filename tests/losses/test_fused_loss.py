@@ -12,7 +12,7 @@ import torch
 
 from raydistill.losses import LossWeights, catalogue_loss, class_loss
 from raydistill.losses.distillation import TASK_ONLY
-from raydistill.losses.fused import WIDEST, FusedCatalogueLoss, is_interpreted, suits
+from raydistill.losses.fused import WIDEST, FusedCatalogueLoss, is_interpreted, suits, works
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 pytestmark = [
@@ -107,6 +107,23 @@ def test_what_does_not_suit_it():
     assert not suits(hidden.new_zeros(3, WIDEST + 1), teacher)
     assert not suits(hidden, hidden.new_zeros(3, WIDEST + 1))
     assert not suits(hidden.double(), teacher)
+
+
+def test_where_kernels_do_not_compile_it_is_said_once(monkeypatch, caplog):
+    from raydistill.losses import kernels
+
+    def fails(device):
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(kernels, "double_one", fails)
+    works.cache_clear()
+    hidden, _, _, teacher, _ = draw(3, 5, 32, 16)
+    try:
+        assert not suits(hidden, teacher)
+        assert not suits(hidden, teacher)
+    finally:
+        works.cache_clear()
+    assert caplog.text.count("Failed to find C compiler") == 1
 
 
 @pytest.mark.skipif(DEVICE.type != "cuda", reason="memory is the GPU's")

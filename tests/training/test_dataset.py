@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training_zoo import MAX_LENGTH, small_data
+from training_zoo import MAX_LENGTH, small_data, small_model
 
 from raydistill.training.dataset import DistillationDataset
 from raydistill.training.teacher_cache import TeacherCache
@@ -32,6 +32,35 @@ def test_each_target_comes_with_its_own_row_of_the_cache(causal, parts):
         assert n_targets == sum(len(item.batch.labels) for part in step for item in part)
         for item in (item for part in step for item in part):
             assert torch.equal(item.teacher_hidden, item.batch.slots.half()[:, None].expand(-1, 3))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+@pytest.mark.parametrize("batch_size", [1, 9, 32])
+def test_a_padded_batch_has_the_same_targets_and_few_shapes(family, batch_size):
+    model = small_model(family, dropout=0.0).eval()
+    plain = DistillationDataset(DATA, max_length=MAX_LENGTH, causal=model.causal)
+    n = plain.examples.n_slots
+    cache = TeacherCache(np.arange(n, dtype=np.float16)[:, None] * np.ones(3, np.float16), np.ones((5, 3), np.float32))
+    dataset = DistillationDataset(DATA, max_length=MAX_LENGTH, causal=model.causal, cache=cache)
+
+    def hidden(batch):
+        return model(batch.input_ids, batch.attention_mask).flatten(0, 1)[batch.positions]
+
+    shapes = set()
+    for step, _ in dataset.steps(0, batch_size=batch_size, seed=0, groups=2):
+        for group in step[0]:
+            padded = dataset.padded(group, batch_size)
+            shapes.add(tuple(tensor.shape for tensor in padded.tensors()))
+            targets = len(group.batch.labels)
+            assert padded.batch.input_ids.shape == (batch_size, MAX_LENGTH)
+            assert (padded.batch.labels[targets:] == -1).all()
+            for name in ("labels", "slots", "example"):
+                assert torch.equal(getattr(padded.batch, name)[:targets], getattr(group.batch, name)), name
+            assert torch.equal(padded.teacher_hidden[:targets], group.teacher_hidden)
+            states = hidden(padded.batch)
+            assert states.isfinite().all()
+            assert torch.allclose(states[:targets], hidden(group.batch), atol=1e-5)
+    assert len(shapes) <= 3
 
 
 def test_without_a_cache_there_is_no_teacher():

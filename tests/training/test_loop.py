@@ -16,12 +16,14 @@ from raydistill.errors import TrialDivergedError
 from raydistill.losses import LossWeights
 from raydistill.losses.distillation import TASK_ONLY
 from raydistill.metrics import mean_metrics
+from raydistill.models.recommender import build_recommender
 from raydistill.training.context import RunContext
 from raydistill.training.dataset import DistillationBatch, DistillationDataset
 from raydistill.training.evaluation import rank_users
 from raydistill.training.loop import DistillationTrainer, TrainingSettings
 from raydistill.training.objective import CatalogueObjective, ClassObjective
 from raydistill.training.text_dataset import TextGroup
+from raydistill.training.update import worth_launching
 
 DATA = small_data()
 MANY = small_data(n_users=400)
@@ -351,3 +353,12 @@ def test_an_epoch_of_some_examples_is_whole_steps_of_examples_drawn_anew(monkeyp
     assert len({tuple(sorted(epoch)) for epoch in seen}) == 3
     assert trainer.steps_in_epoch == 3  # so the learning rate comes down to zero in nine steps
     assert trainer.optimizer.param_groups[0]["lr"] < 0.1 * settings.lr
+
+
+def test_a_group_must_save_more_where_blocks_are_narrow_and_launches_count():
+    def positions(width):
+        sizes = {"n_items": 9, "layers": 1, "hidden": width, "heads": 2, "dropout": 0.0, "max_length": 8, "seed": 0}
+        return worth_launching(build_recommender("gpt2", **sizes), "float32")
+
+    assert positions(64) > 100_000  # more than a step has: one group
+    assert positions(64) == pytest.approx(4 * positions(128), rel=0.01)
