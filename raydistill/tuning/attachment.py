@@ -10,6 +10,7 @@ from typing import Any
 from raydistill.errors import ConfigError, CorruptArtifactError
 from raydistill.records import RunDirectory
 from raydistill.training.resources import Resources
+from raydistill.tuning.places import problem_in_writing, run_directory
 from raydistill.tuning.refusals import UnseenError
 from raydistill.tuning.versions import check_versions
 
@@ -19,11 +20,11 @@ def attach(config: Mapping[str, Any]) -> Resources:
 
     Raises:
         OtherCodeError: This machine runs other code.
-        UnseenError: It does not see the run directory or the prepared data, or they are not whole.
+        UnseenError: It does not see the run directory or the prepared data, they are not whole, or it may not write.
     """
     check_versions(config["versions"])
     try:
-        return Resources.attach(RunDirectory(config["run"]), Path(config["cache"]))
+        resources = Resources.attach(RunDirectory(config["run"]), Path(config["cache"]))
     except (ConfigError, CorruptArtifactError) as error:
         # Before the first trial all nodes that there were saw them.
         mend = "let that node see execution.storage and the run directory as the others do; the same command continues"
@@ -32,3 +33,8 @@ def attach(config: Mapping[str, Any]) -> Resources:
             where=error.where,
             mend=f"{mend}. Where it does see them: {error.mend}" if error.mend else mend,
         ) from error
+    place = run_directory(config["run"])
+    problem = problem_in_writing(place)
+    if problem:  # each of its trials would fail when all is done, as it writes its record
+        raise UnseenError.of(socket.gethostname(), place, problem)
+    return resources

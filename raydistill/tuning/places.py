@@ -33,6 +33,14 @@ class Place:
     is_written: bool = True
 
 
+SHARED = "a folder that all nodes share, such as /mnt/raydistill/runs"
+
+
+def run_directory(root: str) -> Place:
+    """Return the run directory as a place that all nodes must see and write to."""
+    return Place("the run directory", root, f"set execution.storage, or --run-dir, to {SHARED}")
+
+
 def leave_probe(address: str) -> str:
     """Write a file of a random name, with that name as its content, and return the name."""
     name = f".probe-{secrets.token_hex(8)}"
@@ -85,9 +93,13 @@ def problem_with(place: Place, probe: str) -> tuple[str, str] | None:
             return "does not see", "a file that was written there has another content"
     except FAILURES as error:
         return "does not see", reason(error)
+    return problem_in_writing(place) if place.is_written else None
+
+
+def problem_in_writing(place: Place) -> tuple[str, str] | None:
+    """Return what and why where this machine cannot write and delete a file in a place; None where it can."""
     try:
-        if place.is_written:
-            remove_probe(place.address, leave_probe(place.address))
+        remove_probe(place.address, leave_probe(place.address))
     except FAILURES as error:
         return "may not write to", reason(error)
     return None

@@ -20,7 +20,7 @@ from raydistill.errors import UserError
 from raydistill.records import RunDirectory
 from raydistill.tuning import checkpoints
 from raydistill.tuning.capacity import Workers, alive_nodes, can_grow, room_for, shortage
-from raydistill.tuning.places import Place, probed, problem_with
+from raydistill.tuning.places import SHARED, Place, probed, problem_with, run_directory
 from raydistill.tuning.refusals import OtherCodeError, UnseenError
 from raydistill.tuning.sharded import teacher_workers
 from raydistill.tuning.sharded_trial import trial_workers
@@ -181,13 +181,12 @@ class NodeReport:
 
 def places_of(sweep: Sweep, run: RunDirectory, cache: Path) -> list[Place]:
     """Return every place that all nodes must see."""
-    shared = "a folder that all nodes share, such as /mnt/raydistill/runs"
     places = [
-        Place("the run directory", str(run.root), f"set execution.storage, or --run-dir, to {shared}"),
+        run_directory(str(run.root)),
         Place(
             "the prepared data, which lie under execution.storage",
             str(cache),
-            f"set execution.storage to {shared}; --run-dir moves the results alone",
+            f"set execution.storage to {SHARED}; --run-dir moves the results alone",
             is_written=False,
         ),
     ]

@@ -7,8 +7,8 @@ from tuning_zoo import small_sweep
 
 from raydistill.records import RunDirectory, write_json
 from raydistill.training.context import RunContext
-from raydistill.training.resources import PREPARED
-from raydistill.tuning import job
+from raydistill.training.resources import PREPARED, Resources
+from raydistill.tuning import job, places
 from raydistill.tuning.attachment import attach
 from raydistill.tuning.directory import open_run_directory
 from raydistill.tuning.refusals import REFUSED, OtherCodeError, UnseenError
@@ -55,6 +55,21 @@ def test_what_is_not_seen_is_named_with_the_node_and_ends_the_sweep(run, config,
     result = trainable.step()
     assert result["done"]
     assert result[REFUSED] == {name: getattr(caught.value, name) for name in ("what", "where", "mend")}
+
+
+def test_a_machine_that_may_only_read_the_run_directory_says_so(run, config, monkeypatch):
+    monkeypatch.setattr(Resources, "attach", classmethod(lambda cls, run, cache: "resources"))
+    run.root.mkdir()
+    assert attach(config) == "resources"
+    assert list(run.root.iterdir()) == []
+
+    def refuses(address):
+        raise OSError("Read-only file system")
+
+    monkeypatch.setattr(places, "leave_probe", refuses)
+    with pytest.raises(UnseenError, match="may not write to the run directory: Read-only file system") as caught:
+        attach(config)
+    assert caught.value.where == str(run.root)
 
 
 def test_other_code_comes_first(config):
