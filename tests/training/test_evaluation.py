@@ -76,10 +76,14 @@ def test_the_other_split_has_users_without_target_and_targets_that_were_had_befo
 @pytest.mark.parametrize("family", ["gpt2", "bert"])
 @pytest.mark.parametrize("part", ["validation", "test"])
 @pytest.mark.parametrize("data", [DATA, TIMED], ids=["leave one out", "user time"])
-@pytest.mark.parametrize(("scores_at_a_time", "batch_tokens"), [(None, None), (3 * N_ITEMS, None), (None, 40)])
-def test_ranks_are_those_of_one_user_at_a_time(family, part, data, scores_at_a_time, batch_tokens, monkeypatch):
-    if scores_at_a_time:
-        monkeypatch.setattr(evaluation, "SCORES_AT_A_TIME", scores_at_a_time)
+@pytest.mark.parametrize(
+    ("cut", "batch_tokens"),
+    [({}, None), ({"SCORES_AT_A_TIME": 3 * N_ITEMS}, None), ({"BLOCK_ITEMS": 7}, None), ({}, 40)],
+    ids=["whole", "few users at a time", "few items at a time", "small batches"],
+)
+def test_ranks_are_those_of_one_user_at_a_time(family, part, data, cut, batch_tokens, monkeypatch):
+    for name, value in cut.items():
+        monkeypatch.setattr(evaluation, name, value)
     model = small_model(family).eval()
     with torch.no_grad():
         model.output_weight.mul_(20)
