@@ -1,4 +1,4 @@
-"""What an accelerator makes of it: loss, epochs, ranking, latency, each form in turns, by the clock.
+"""What a GPU makes of it: loss, epochs, students side by side, ranking and latency, each form in turns, by the clock.
 
 python -m benchmarks gpu --data Beauty.txt --json figures.json
 """
@@ -6,10 +6,9 @@ python -m benchmarks gpu --data Beauty.txt --json figures.json
 from __future__ import annotations
 
 import copy
-import gc
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from benchmarks import students
+from benchmarks import gpu_loss, sharing, students
+from benchmarks.gpu_measure import DEVICE, as_graph, memory, timed
 from benchmarks.measure import row
 from benchmarks.training import BATCH, HIDDEN, LR, MAX_LENGTH, model
 from raydistill.data.splits import SequenceData
-from raydistill.losses import LossWeights, catalogue_loss, class_loss
-from raydistill.losses.catalogue import GPU_LOGITS
+from raydistill.losses import LossWeights, class_loss
 from raydistill.losses.distillation import TASK_ONLY
 from raydistill.models.recommender import Recommender, build_recommender
 from raydistill.training.context import RunContext
@@ -31,10 +30,7 @@ from raydistill.training.evaluation import rank_users
 from raydistill.training.loop import DistillationTrainer, TrainingSettings
 from raydistill.training.teacher_cache import build_teacher_cache
 
-DEVICE = torch.device("cuda", 0)
 LAYERS, KEPT = 8, [0, 7]
-SIZES = ((12_101, 1500), (100_000, 2048), (1_000_000, 2048))
-PLAIN_BYTES = 30 << 30
 WIDE_STEPS = 8
 COMPILED = "raydistill, graphs of compiled blocks"
 
@@ -45,38 +41,14 @@ def run(data: SequenceData, *, rounds: int) -> Iterator[dict[str, Any]]:
         yield row("gpu", "all of it", None, note="skipped: no GPU")
         return
     yield from _ceilings()
-    yield from losses()
+    yield from gpu_loss.run()
     with tempfile.TemporaryDirectory() as folder:
         yield from epochs(data, Path(folder), rounds=rounds)
     yield from wide_epochs(data, rounds=rounds)
     yield from students.run(rounds=rounds, device=DEVICE)
+    yield from sharing.run(data, device=DEVICE)
     yield from ranking(data, rounds=rounds)
     yield from latencies(data)
-
-
-def timed(works: Mapping[str, Callable[[], Any]], rounds: int, *, repeats: int = 1) -> dict[str, float]:
-    """Return the least seconds of each work over some rounds, all in turns, the device idle before and after."""
-    for work in works.values():
-        work()
-    best = dict.fromkeys(works, float("inf"))
-    gc.collect()
-    for _ in range(rounds):
-        for name, work in works.items():
-            torch.cuda.synchronize()
-            started = time.perf_counter()
-            for _ in range(repeats):
-                work()
-            torch.cuda.synchronize()
-            best[name] = min(best[name], (time.perf_counter() - started) / repeats)
-    return best
-
-
-def _memory(work: Callable[[], Any]) -> int:
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    work()
-    return torch.cuda.max_memory_allocated() - before
 
 
 def _peak_flops(dtype: torch.dtype) -> float:
@@ -94,49 +66,6 @@ def _ceilings() -> Iterator[dict[str, Any]]:
     target = torch.empty_like(source)
     seconds = timed({"": lambda: target.copy_(source)}, 3)[""]
     yield row("gpu, ceilings", "copy of 4 GB", seconds, note=f"{8 * source.numel() / seconds / 1e12:.2f} TB/s")
-
-
-def losses() -> Iterator[dict[str, Any]]:
-    """Yield one step of the loss and its gradients, by catalogue, type and form."""
-    for items, positions in SIZES:
-        for dtype in (torch.float32, torch.bfloat16):
-            for name, weights in (("cross-entropy", TASK_ONLY), ("distillation", LossWeights())):
-                yield from _losses(items, positions, dtype, name, weights)
-                gc.collect()
-                torch.cuda.empty_cache()
-
-
-def _losses(items: int, positions: int, dtype: torch.dtype, name: str, weights: LossWeights) -> Iterator[dict]:
-    draw = torch.Generator().manual_seed(0)
-    hidden = torch.randn(positions, 64, generator=draw).to(DEVICE, dtype).requires_grad_()
-    table = torch.randn(items, 64, generator=draw).mul_(0.1).to(DEVICE, dtype).requires_grad_()
-    labels = torch.randint(0, items, (positions,), generator=draw).to(DEVICE)
-    teacher = {}
-    if weights.alpha_dist > 0:
-        teacher["teacher_hidden"] = torch.randn(positions, 64, generator=draw).half().to(DEVICE)
-        teacher["teacher_weight"] = torch.randn(items, 64, generator=draw).mul_(0.1).to(DEVICE)
-
-    def plain(loss=class_loss) -> None:
-        hidden.grad = table.grad = None
-        target = teacher["teacher_hidden"].float() @ teacher["teacher_weight"].T if teacher else None
-        loss((hidden @ table.T).float(), target, labels, weights).total.backward()
-
-    def ours(**cut: int) -> None:
-        hidden.grad = table.grad = None
-        catalogue_loss(hidden, table, labels, weights, **teacher, **cut).total.backward()
-
-    works = {"all logits": plain, "chunks": partial(ours, chunk_logits=GPU_LOGITS), "fused": ours}
-    works["fused, as a graph"] = _graph(ours)
-    if items == SIZES[0][0]:
-        works["all logits, compiled"] = partial(plain, torch.compile(class_loss))
-    if 4 * items * positions * (6 if teacher else 3) > PLAIN_BYTES:
-        del works["all logits"]
-    seconds = timed(works, 3, repeats=3)
-    against = seconds.get("all logits", seconds["chunks"])
-    area = f"gpu, loss, {name}, {items:,} x {positions:,}, {str(dtype)[6:]}"
-    for form, value in seconds.items():
-        note = f"{1e12 * value / items / positions:.1f} ps a logit"
-        yield row(area, form, value, against, memory=_memory(works[form]), note=note)
 
 
 def epochs(data: SequenceData, folder: Path, *, rounds: int) -> Iterator[dict[str, Any]]:
@@ -171,7 +100,7 @@ def epochs(data: SequenceData, folder: Path, *, rounds: int) -> Iterator[dict[st
             if name == COMPILED:
                 note += f"; first epoch {first_epoch:.1f} s"
             against = seconds["plain loop, padded, all logits at once"]
-            yield row(area, name, value, against, note=note, memory=_memory(works[name]))
+            yield row(area, name, value, against, note=note, memory=memory(works[name]))
 
 
 def _step_flops(dataset: DistillationDataset, width: int, layers: int, weights: LossWeights) -> float:
@@ -197,7 +126,7 @@ def wide_epochs(data: SequenceData, *, rounds: int) -> Iterator[dict[str, Any]]:
     flops = _step_flops(dataset, 768, 12, TASK_ONLY)
     for name, value in timed(works, rounds).items():
         note = f"{1e3 * value / WIDE_STEPS:.1f} ms a step; {WIDE_STEPS * flops / value / 1e12:.1f} TFLOP/s"
-        yield row("gpu, 12 blocks of 768", name, value / WIDE_STEPS, note=note, memory=_memory(works[name]))
+        yield row("gpu, 12 blocks of 768", name, value / WIDE_STEPS, note=note, memory=memory(works[name]))
 
 
 def _compiled(student: Recommender, *given) -> tuple[Callable[[], Any], float]:
@@ -270,22 +199,9 @@ def latencies(data: SequenceData) -> Iterator[dict[str, Any]]:
             student = copy.deepcopy(teacher.keep_layers(list(range(depth)))).eval()
             call = partial(lambda student, ids: student.logits(student.hidden(ids)[:, -1]), student, ids)
             works[f"{depth} blocks, eager"] = call
-            works[f"{depth} blocks, graph"] = _graph(call)
+            works[f"{depth} blocks, graph"] = as_graph(call)
         seconds = timed(works, 3, repeats=20)
         for name, value in seconds.items():
             yield row(
                 f"gpu, latency, batch {batch}", name, value, seconds["8 blocks, eager"], note=f"{1e3 * value:.3f} ms"
             )
-
-
-def _graph(call: Callable[[], Any]) -> Callable[[], None]:
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(2):
-            call()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return graph.replay
