@@ -150,7 +150,7 @@ def _ours(
     settings = TrainingSettings(epochs=1000, batch_size=BATCH, lr=LR, **settings)
     trainer = DistillationTrainer(student, dataset, weights, settings, context=context)
     if overhead is not None:
-        trainer.update.overhead = overhead
+        trainer.update.group_overhead = overhead
     return partial(next, trainer.epochs())
 
 

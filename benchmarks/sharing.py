@@ -19,13 +19,16 @@ from raydistill.training.loop import DistillationTrainer, TrainingSettings
 
 AT_ONCE = (1, 2, 4, 8)
 EPOCHS = 3
+PATIENCE_S = 300.0
+"""After so many seconds a process that others wait for is given up."""
+
 LAYERS = 2
 
 
 def run(data: SequenceData, *, device: torch.device) -> Iterator[dict[str, Any]]:
     """Yield the seconds of an epoch, over all students, by the number of students trained at once."""
     context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(max(AT_ONCE) + 1)
+    barrier = context.Barrier(max(AT_ONCE) + 1, timeout=PATIENCE_S)
     workers = [
         context.Process(target=_train, args=(number, data, device, barrier), daemon=True)
         for number in range(max(AT_ONCE))

@@ -69,7 +69,7 @@ def teacher(resources: Resources) -> int:
             if is_whole(folder):
                 print(f"the teacher of seed {seed} is there already: {folder}")
             else:
-                teach(resources, seed, _context())
+                teach(resources, seed, _context(resources))
                 print(f"the teacher of seed {seed} is trained: {folder}")
             _say_how_good(folder, metric)
     return 0
@@ -99,7 +99,7 @@ def distill(resources: Resources, wanted: Wanted, output: Path) -> int:
         spec = _spec(resources, arm, prepared, wanted)
         layers = ", ".join(map(str, spec.layer_map))
         print(f"student of layers {layers} of {prepared.n_layers} ({arm.name}), seed {spec.seed}")
-        trial = Trial(spec, resources, _context(), folder=partial)
+        trial = Trial(spec, resources, _context(resources), folder=partial)
         for row in trial.epochs():
             print(f"  epoch {row['epoch']}: loss {row['loss']:.4f}, validation {metric} {row[metric]:.4f}")
         record = trial.finish()
@@ -159,12 +159,12 @@ def _opened(resources: Resources) -> Iterator[None]:
         yield
 
 
-def _context() -> RunContext:
-    return RunContext(device=best_device())
+def _context(resources: Resources) -> RunContext:
+    return RunContext(device=best_device(), graphs=resources.sweep.execution.cuda_graphs)
 
 
 def _prepared(resources: Resources, seed: int) -> PreparedTeacher:
-    identity = prepare_teacher(resources, seed, _context())
+    identity = prepare_teacher(resources, seed, _context(resources))
     prepared = prepared_teacher(resources, identity)
     if prepared is None:
         raise CorruptArtifactError("the teacher was made, but not all of it is there", where=str(resources.run.root))

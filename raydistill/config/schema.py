@@ -299,6 +299,7 @@ class Execution(Section):
         checkpoints: Folder or address (``s3://``, ``gs://`` and whatever else pyarrow knows) for checkpoints of
             training; the run directory where None.
         keep_models: Whether confirm keeps every student's weights beside its record, for ``export``.
+        cuda_graphs: Whether optimizer steps on a GPU are captured and replayed where they can be.
     """
 
     address: Annotated[str, AfterValidator(_address)] = "auto"
@@ -313,6 +314,7 @@ class Execution(Section):
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
     dashboard: bool = True
     keep_models: bool = False
+    cuda_graphs: bool = True
 
 
 class RootKeys(Section):

@@ -7,10 +7,13 @@ the logits are then overwritten: memory grows with the chunk, not with N x V. Th
 
 A chunk of positions is worked on in blocks of neighbouring items that stay near the core. Where the catalogue is
 too wide for the exponentials of a chunk to be kept, a first pass sums them, and a second one forms them again.
+
+On a GPU kernels that write no logits take the place of chunks wherever they can: :mod:`raydistill.losses.fused`.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 import torch
@@ -19,7 +22,7 @@ from torch import Tensor
 
 from raydistill.losses.blocks import Block, BlockMaker, Tables, are_safe, gradient, losses
 from raydistill.losses.distillation import LossParts, LossWeights
-from raydistill.losses.fused import FusedCatalogueLoss, suits
+from raydistill.losses.fused import FusedCatalogueLoss, NoRoomError, suits
 from raydistill.losses.workspace import Products
 
 CHUNK_LOGITS = 1 << 21
@@ -58,13 +61,13 @@ def catalogue_loss(
     Args:
         student_hidden: Final hidden states at the target positions.
         student_weight: Output embedding of the student.
-        labels: Class of each target, the row of ``student_weight``.
+        labels: Class of each target, the row of ``student_weight``; negative for a row that does not count.
         weights: Temperature and alphas.
         teacher_hidden: The teacher's final hidden states at the same positions; may be half precision.
         teacher_weight: Output embedding of the teacher.
-        normalizer: What the sums are divided by; the number of targets where None.
-        chunk_logits: Logits kept at a time; chosen by the device where None.
-        tile_items: Items in a block; chosen by the device where None.
+        normalizer: What the sums are divided by; the number of targets that count where None.
+        chunk_logits: Logits kept at a time; where None what suits the device, on a GPU the kernels that keep none.
+        tile_items: Items in a block; the same.
 
     Raises:
         ValueError: The distillation term is asked for without the teacher.
@@ -73,24 +76,26 @@ def catalogue_loss(
         raise ValueError("alpha_dist is positive: the teacher's hidden states and output embedding are needed")
     if weights.alpha_dist == 0:
         teacher_hidden = teacher_weight = None
-    if student_hidden.is_cuda and chunk_logits is None and tile_items is None and suits(student_hidden, teacher_weight):
-        count = labels.numel() if normalizer is None else normalizer
-        given = student_hidden, student_weight, labels, teacher_hidden, teacher_weight
-        with torch.autocast("cuda", enabled=False):
-            return LossParts(*FusedCatalogueLoss.apply(*given, weights, count))
-    rows, tile, keeps = _cut(
-        labels.numel(),
-        student_weight.shape[0],
-        on_gpu=student_hidden.is_cuda,
-        chunk_logits=chunk_logits,
-        tile_items=tile_items,
-    )
-    count = float(normalizer if normalizer is not None else labels.numel())
     with torch.autocast(student_hidden.device.type, enabled=False):  # the types are chosen here, not by operator
-        total, task, distillation = _CatalogueLoss.apply(
-            student_hidden, student_weight, labels, teacher_hidden, teacher_weight, weights, count, rows, tile, keeps
+        if chunk_logits is None and tile_items is None and suits(student_hidden, student_weight, teacher_weight):
+            count = (labels >= 0).sum() if normalizer is None else normalizer
+            given = student_hidden, student_weight, labels, teacher_hidden, teacher_weight
+            with contextlib.suppress(NoRoomError):
+                return LossParts(*FusedCatalogueLoss.apply(*given, weights, count))
+        real = labels >= 0
+        if not real.all():
+            student_hidden, labels = student_hidden[real], labels[real]
+            teacher_hidden = None if teacher_hidden is None else teacher_hidden[real]
+        cut = _cut(
+            labels.numel(),
+            student_weight.shape[0],
+            on_gpu=student_hidden.is_cuda,
+            chunk_logits=chunk_logits,
+            tile_items=tile_items,
         )
-    return LossParts(total, task, distillation)
+        count = float(normalizer if normalizer is not None else labels.numel())
+        given = student_hidden, student_weight, labels, teacher_hidden, teacher_weight
+        return LossParts(*_CatalogueLoss.apply(*given, weights, count, *cut))
 
 
 def _cut(

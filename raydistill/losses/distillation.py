@@ -109,6 +109,7 @@ def hidden_loss(
     with torch.autocast(student_hidden.device.type, enabled=False):
         dtype = torch.promote_types(student_hidden.dtype, torch.float32)
         distance = 1.0 - F.cosine_similarity(student_hidden.to(dtype), teacher_hidden.to(dtype), dim=-1)
+        count = distance.numel()
         if labels is not None:
-            distance = torch.where(labels >= 0, distance, 0.0)
-    return distance.sum() / (normalizer if normalizer is not None else distance.numel())
+            distance, count = torch.where(labels >= 0, distance, 0.0), (labels >= 0).sum()
+    return distance.sum() / (count if normalizer is None else normalizer)

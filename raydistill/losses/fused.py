@@ -17,7 +17,6 @@ import functools
 import logging
 import math
 import os
-import subprocess
 
 import torch
 from jaxtyping import Float, Int64
@@ -39,23 +38,40 @@ def is_interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def suits(hidden: Tensor, teacher_hidden: Tensor | None) -> bool:
-    """Return whether these hidden states can be and are worth being given to the kernels."""
-    widths = [hidden.shape[1]] + ([] if teacher_hidden is None else [teacher_hidden.shape[1]])
-    fits = max(widths) <= WIDEST and hidden.dtype in (torch.float32, torch.bfloat16)
-    return fits and (hidden.is_cuda or is_interpreted()) and works(hidden.device)
+class NoRoomError(RuntimeError):
+    """A GPU has too little memory on the chip for the kernels."""
+
+
+def suits(hidden: Tensor, weight: Tensor, teacher_weight: Tensor | None) -> bool:
+    """Return whether the kernels can take these hidden states ``[targets, dim]`` and tables ``[items, dim]``.
+
+    Student and table are of one type, float32 or bfloat16, and nobody is wider than :data:`WIDEST`.
+    """
+    widths = [weight.shape[1]] + ([] if teacher_weight is None else [teacher_weight.shape[1]])
+    is_known = hidden.dtype == weight.dtype and weight.dtype in (torch.float32, torch.bfloat16)
+    return max(widths) <= WIDEST and is_known and works(weight.device)
 
 
 @functools.cache
 def works(device: torch.device) -> bool:
-    """Return whether Triton is there and compiles, for which it needs a C compiler; say it once where it is not."""
-    try:
-        from raydistill.losses.kernels import double_one
+    """Return whether Triton is there and compiles for a device; it is said once where it does not for a GPU.
 
-        return double_one(device) == 2.0
-    except (ImportError, RuntimeError, OSError, subprocess.SubprocessError) as error:
-        log.warning("the catalogue loss takes chunks in place of fused kernels, which are faster: %s", error)
-        return False
+    It needs a C compiler, and a GPU that it knows.
+    """
+    if device.type != "cuda":
+        return is_interpreted()
+    try:
+        from raydistill.losses.kernels import product_of_ones
+
+        if product_of_ones(device) == 32.0:
+            return True
+        problem: object = "its products are wrong"
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it is that Triton lacks, chunks do as well
+        problem = error
+    log.warning("the catalogue loss takes chunks in place of fused kernels, which are faster: %s", problem)
+    return False
 
 
 class FusedCatalogueLoss(torch.autograd.Function):
@@ -72,7 +88,11 @@ class FusedCatalogueLoss(torch.autograd.Function):
         weights: LossWeights,
         count: Float[Tensor, ""] | float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the sums of the losses over ``count``, and keep the gradients for the backward pass."""
+        """Return the sums of the losses over ``count``, and keep the gradients for the backward pass.
+
+        Raises:
+            NoRoomError: The kernels do not fit this GPU.
+        """
         from raydistill.losses.kernels import sums_and_gradients
 
         teacher = None if teacher_hidden is None else (teacher_hidden.to(teacher_weight.dtype), teacher_weight)

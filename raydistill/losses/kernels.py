@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import triton
@@ -11,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
-from raydistill.losses.fused import PROGRAMS
+from raydistill.losses.fused import PROGRAMS, NoRoomError
 
 BLOCKS = (64, 32, 16)
 """Positions, and items, in a block: the first that has room beside hidden states of the given width is taken."""
@@ -28,6 +29,11 @@ _too_large: set[tuple] = set()
 Sums = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
+def on(device: torch.device) -> AbstractContextManager:
+    """Make a GPU the current one, which is where Triton launches."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
 def sums_and_gradients(
     hidden: Float[Tensor, "targets dim"],
     weight: Float[Tensor, "items dim"],
@@ -39,22 +45,21 @@ def sums_and_gradients(
     """Return what :meth:`Kernels.sums` and, where ``scales`` are given, :meth:`Kernels.gradients` do.
 
     Raises:
-        OutOfResources: The GPU has no room for the smallest block.
+        NoRoomError: The GPU has no room for the smallest block.
     """
     kinds = [(value.shape[1], value.dtype) for value in (hidden, *(teacher or ()))]
     for block in BLOCKS:
         key = (hidden.device, block, *kinds)
-        if key in _too_large and block != BLOCKS[-1]:
+        if key in _too_large:
             continue
         try:
-            run = Kernels(hidden, weight, labels, teacher, temperature, block)
-            sums = run.sums()
-            return sums, None if scales is None else run.gradients(*sums[:3], *scales)
+            with on(hidden.device):
+                run = Kernels(hidden, weight, labels, teacher, temperature, block)
+                sums = run.sums()
+                return sums, None if scales is None else run.gradients(*sums[:3], *scales)
         except OutOfResources:
-            if block == BLOCKS[-1]:
-                raise
             _too_large.add(key)
-    raise AssertionError("the smallest block is always tried")
+    raise NoRoomError(f"no block of the catalogue loss fits {hidden.device}")
 
 
 class Kernels:
@@ -77,7 +82,7 @@ class Kernels:
         temperature: float,
         block: int,
     ) -> None:
-        self.hidden, self.weight, self.labels = hidden.contiguous(), weight.contiguous(), labels
+        self.hidden, self.weight, self.labels = hidden.contiguous(), weight.contiguous(), labels.contiguous()
         self.has_teacher = teacher is not None
         self.teacher_hidden, self.teacher_weight = (
             (value.contiguous() for value in teacher) if teacher is not None else (self.hidden, self.weight)
@@ -146,17 +151,20 @@ class Kernels:
         return parts.sum(0).to(self.hidden.dtype), weight_gradient
 
 
-def double_one(device: torch.device) -> float:
-    """Return 2, by the smallest of kernels."""
-    number = torch.ones(1, device=device)
-    double_kernel[(1,)](number)
-    return number.item()
+def product_of_ones(device: torch.device) -> float:
+    """Return 32, the sum of two products of ones in both precisions, by the smallest of kernels."""
+    ones, result = torch.ones(16, 16, device=device), torch.zeros(16, 16, device=device)
+    with on(device):
+        ones_kernel[(1,)](ones, ones.bfloat16(), result)
+    return float(result[0, 0])
 
 
 @triton.jit
-def double_kernel(number):
-    """Double a number in place."""
-    tl.store(number, 2.0 * tl.load(number))
+def ones_kernel(first, second, result):
+    """Write the sum of the squares of two matrices ``[16, 16]``."""
+    at = tl.arange(0, 16)[:, None] * 16 + tl.arange(0, 16)[None, :]
+    a, b = tl.load(first + at), tl.load(second + at)
+    tl.store(result + at, tl.dot(a, a, input_precision="tf32x3") + tl.dot(b, b))
 
 
 @triton.jit
@@ -195,19 +203,19 @@ def sums_kernel(
     for start in range(first, tl.minimum(first + per_split, items), ITEMS):
         columns = start + tl.arange(0, ITEMS)
         inside = columns < items
-        s = product(own, load_rows(weight, columns, inside, DIM, BLOCK_DIM), PRECISION)
-        s = tl.where(inside[None, :], s, float("-inf"))
+        score = product(own, load_rows(weight, columns, inside, DIM, BLOCK_DIM), PRECISION)
+        s = tl.where(inside[None, :], score, float("-inf"))
         new = tl.maximum(high, tl.max(s, 1))
         task = task * tl.exp2(high - new) + tl.sum(tl.exp2(s - new[:, None]), 1)
         if TEACHER:
             soft = soft * tl.exp2((high - new) * inverse) + tl.sum(tl.exp2((s - new[:, None]) * inverse), 1)
-            t = product(other, load_rows(teacher_weight, columns, inside, TEACHER_DIM, BLOCK_TEACHER), PRECISION)
-            t = tl.where(inside[None, :], t * inverse, float("-inf"))
+            taught = product(other, load_rows(teacher_weight, columns, inside, TEACHER_DIM, BLOCK_TEACHER), PRECISION)
+            t = tl.where(inside[None, :], taught * inverse, float("-inf"))
             teacher_new = tl.maximum(teacher_high, tl.max(t, 1))
             power = tl.exp2(t - teacher_new[:, None])
             factor = tl.exp2(teacher_high - teacher_new)
             target = target * factor + tl.sum(power, 1)
-            mean = mean * factor + tl.sum(tl.where(inside[None, :], power * (t - s * inverse), 0.0), 1)
+            mean = mean * factor + tl.sum(power * (taught - score) * inverse, 1)
             teacher_high = teacher_new
         high = new
     at = state + tl.program_id(1) * n + rows

@@ -99,7 +99,7 @@ class PeakMemory:
     def __exit__(self, *_exception: object) -> None:
         self.bytes = max(self.bytes, _high_water_mark())
         if torch.cuda.is_available():
-            self.device_bytes = max(self.device_bytes, torch.cuda.max_memory_allocated())
+            self.device_bytes = max(self.device_bytes, torch.cuda.max_memory_reserved())
 
 
 def _high_water_mark() -> int:

@@ -60,11 +60,11 @@ def rank_users(
             model, data, part, users, context.device, batch_tokens=batch_tokens, top=top, candidates=candidates
         )
     except TrialDivergedError as error:
-        own = error
+        own = error.with_traceback(None)  # which leads to this frame, and so to the model, for as long as both live
     shares = context.gather(own)
     for share in shares:  # told to all, since the others would wait for a worker that has given up
         if isinstance(share, TrialDivergedError):
-            raise share
+            raise type(share)(share.what, where=share.where, mend=share.mend)
     return _in_order_of_user(_join([share for share in shares if share]))
 
 

@@ -4,13 +4,17 @@ A step of a small student is some hundred kernels of a few microseconds each, an
 than the device to run them. A CUDA graph launches all of them at once. Its shapes are fixed, so steps are padded to
 one of few shapes: rows without targets, and targets that do not count, change neither loss nor gradient.
 
-The first steps of a shape are taken one kernel at a time, since what is captured must have run before; they are steps
-of the training like all others.
+The first step of a shape is launched one kernel at a time, since what is captured must have run before; so is the
+second, while torch watches whether anything waits for the device, which nothing may that is captured. Both are steps of
+the training like all others.
 """
 
 from __future__ import annotations
 
+import functools
+import gc
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,13 +23,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-FIRST_STEPS = 2
-"""Steps of a shape that are not captured; the first of all also makes the optimizer's moments."""
+from raydistill.errors import UserError
 
 MOST_GRAPHS = 16
 """Shapes that are captured: further ones are rare."""
 
 Take = Callable[[list[list[Any]], Tensor], Tensor]
+"""Takes a step of the length groups of its parts, divided by a number of targets, and returns its losses."""
 
 log = logging.getLogger(__name__)
 
@@ -52,24 +56,27 @@ class StepGraphs:
         self._most = MOST_GRAPHS
         self._seen: Counter = Counter()
         self._pool = torch.cuda.graph_pool_handle()
-        self._side = torch.cuda.Stream(device)
 
     def step(self, take: Take, group: Any, n_targets: int) -> Tensor:
         """Take a step and return its losses, which the next step overwrites.
 
         Args:
-            take: Takes a step of ``[[group]]``, divided by a number of targets, and returns its losses.
+            take: Takes a step.
             group: On the host.
             n_targets: Of the step.
+
+        Raises:
+            UserError: The step waits for nothing, and cannot be captured all the same.
         """
         group = self.dataset.padded(group, self.rows)
         shape = tuple(tensor.shape for tensor in group.tensors())
         if shape not in self.graphs:
             self._seen[shape] += 1
-            if self._seen[shape] > FIRST_STEPS and len(self.graphs) < self._most:
-                self._capture(take, group, shape)
-        if shape not in self.graphs:
-            return self._launch(take, group, n_targets)
+            if len(self.graphs) >= self._most or self._seen[shape] == 1:
+                return self._launch(take, group, n_targets)
+            if self._seen[shape] == 2:
+                return self._launch_watched(take, group, n_targets)
+            self.graphs[shape] = self._capture(take, group)
         captured = self.graphs[shape]
         for inside, tensor in zip(captured.group.tensors(), group.tensors(), strict=True):
             inside.copy_(tensor, non_blocking=True)
@@ -78,34 +85,83 @@ class StepGraphs:
         return captured.losses
 
     def _launch(self, take: Take, group: Any, n_targets: int) -> Tensor:
-        """Take a step kernel by kernel, on a stream of its own, as it must run before it is captured."""
+        """Take a step kernel by kernel, on the stream that it is captured on."""
+        group = self.dataset.to(group, self.device)
         count = torch.full((), float(n_targets), device=self.device)
-        with self._aside():
-            return take([[self.dataset.to(group, self.device)]], count)
+        with _aside(self.device):
+            return take([[group]], count)
 
-    def _capture(self, take: Take, group: Any, shape: Any) -> None:
-        """Capture the step of a shape; where that cannot be done, no step is captured any more."""
+    def _launch_watched(self, take: Take, group: Any, n_targets: int) -> Tensor:
+        """Take a step kernel by kernel; where it waits for the device, take it again, and capture nothing more."""
+        group = self.dataset.to(group, self.device)
+        count = torch.full((), float(n_targets), device=self.device)
+        with _aside(self.device):
+            try:
+                with _waiting_forbidden():
+                    return take([[group]], count)
+            except RuntimeError as error:
+                if "synchronizing CUDA operation" not in str(error):
+                    raise
+            log.warning("further steps are launched kernel by kernel: they wait for the GPU and cannot be captured")
+            self._most = 0
+            return take([[group]], count)
+
+    def _capture(self, take: Take, group: Any) -> _Graph:
         group, count = self.dataset.to(group, self.device), torch.ones((), device=self.device)
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize(self.device)
+        torch.cuda.empty_cache()  # the graph's memory is its own: what steps before it had must not stand beside it
+        was_collecting = gc.isenabled()
+        gc.disable()  # what it frees might be of the device
         try:
-            # Not torch.cuda.graph, which collects garbage first: that takes longer than a hundred steps.
-            with self._aside():
+            # Not torch.cuda.graph, of which some releases collect all garbage first: as long as a hundred steps.
+            with _aside(self.device):
                 graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
                 try:
                     losses = take([[group]], count)
                 finally:
                     graph.capture_end()
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
-            log.warning("steps are launched kernel by kernel, since they cannot be captured: %s", error)
-            self._most = 0
-            return
-        self.graphs[shape] = _Graph(graph, group, count, losses)
+            # torch does not come back from a broken capture: neither its allocator nor its random numbers do.
+            raise UserError(
+                f"a training step cannot be captured as a CUDA graph: {error}",
+                where="execution.cuda_graphs",
+                mend="set execution.cuda_graphs=false: steps are then launched kernel by kernel",
+            ) from error
+        finally:
+            if was_collecting:
+                gc.enable()
+        return _Graph(graph, group, count, losses)
 
-    @contextmanager
-    def _aside(self) -> Iterator[None]:
-        own = torch.cuda.current_stream(self.device)
-        self._side.wait_stream(own)
-        with torch.cuda.stream(self._side):
+
+@functools.cache
+def _side(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream of captures: one a process, since torch keeps memory for each stream that was ever used."""
+    return torch.cuda.Stream(device)
+
+
+@contextmanager
+def _aside(device: torch.device) -> Iterator[None]:
+    """Run on the stream of captures, after all before and before all after."""
+    own, side = torch.cuda.current_stream(device), _side(device)
+    side.wait_stream(own)
+    try:
+        with torch.cuda.stream(side):
             yield
-        own.wait_stream(self._side)
+    finally:
+        own.wait_stream(side)
+
+
+@contextmanager
+def _waiting_forbidden() -> Iterator[None]:
+    """Let torch raise where an operation waits for the device."""
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that it does not see every operation that waits
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)

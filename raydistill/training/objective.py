@@ -38,10 +38,10 @@ class CatalogueObjective(nn.Module):
         self.weights = weights
         self.teacher_weight = teacher_weight
 
-    @property
     def can_be_captured(self) -> bool:
-        """Whether a step waits for nothing that the device computes, so that it can become a CUDA graph."""
-        return suits(self.model.items_of(self.model.table()), self.teacher_weight)
+        """Return whether the loss waits for nothing that a GPU computes, so that a step can become a CUDA graph."""
+        table = self.model.items_of(self.model.table()).detach()
+        return suits(table, table, self.teacher_weight)
 
     def forward(self, groups: list[Group], normalizer: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the total loss of some length groups and its task and distillation parts, sums over ``normalizer``.
@@ -83,6 +83,10 @@ class ClassObjective(nn.Module):
         super().__init__()
         self.model = model
         self.weights = weights
+
+    def can_be_captured(self) -> bool:
+        """Return False: prompts have lengths of their own, and their models are wide."""
+        return False
 
     def forward(self, groups: list[Group], normalizer: float) -> tuple[Tensor, Tensor, Tensor]:
         """Return the total loss of some length groups and its task and distillation parts, sums over ``normalizer``."""

@@ -29,6 +29,12 @@ class Update:
         settings: How to train; see :class:`raydistill.training.loop.TrainingSettings`.
         context: Where this runs.
         n_steps: Steps of the whole training, for the schedule.
+
+    Attributes:
+        optimizer: AdamW over all that is trained.
+        graphs: Captured steps, where they can be captured.
+        most_groups: Most length groups of a step.
+        group_overhead: Padded positions that a further group must save; None for what a processor needs.
     """
 
     def __init__(self, objective: nn.Module, dataset: Any, settings: Any, context: RunContext, *, n_steps: int) -> None:
@@ -43,16 +49,20 @@ class Update:
             fused=True,
             capturable=on_gpu,
         )
-        self.overhead = worth_launching(objective.model, settings.precision) if on_gpu else None
-        self.graphs = StepGraphs(dataset, settings.batch_size, context.device) if self._can_be_captured() else None
-
-    @property
-    def groups(self) -> int:
-        """Most length groups of a step."""
-        return 1 if self.graphs is not None or parallel.is_sharded(self.context) else self.settings.groups
+        rows = min(settings.batch_size, len(dataset.examples))
+        self.graphs = StepGraphs(dataset, rows, context.device) if self._can_be_captured() else None
+        is_whole = self.graphs is not None or parallel.is_sharded(context)
+        self.most_groups = 1 if is_whole else settings.groups
+        self.group_overhead = positions_of_a_launch(objective.model, settings.precision) if on_gpu else None
 
     def __call__(self, parts: list[list[Any]], n_targets: int, step: int) -> Tensor:
-        """Take step ``step`` and return total, task and distillation loss of this worker's share of it."""
+        """Take a step and return total, task and distillation loss of this worker's share of it, ``Float64[3]``.
+
+        Args:
+            parts: Length groups of each part, on the host.
+            n_targets: Targets of the step over all workers.
+            step: Number of the step in the whole training, from 0.
+        """
         self.set_lr(step)
         if self.graphs is not None:
             return self.graphs.step(self._take, parts[0][0], n_targets)
@@ -79,13 +89,16 @@ class Update:
     def _autocast(self):
         if self.settings.precision != "bfloat16":
             return nullcontext()
-        # Weights that were cast in one step must not serve the next, as they would in a captured one.
+        # torch asks for no cache of casts where steps are captured; each weight is used once anyway.
         return torch.autocast(self.context.device.type, torch.bfloat16, cache_enabled=self.graphs is None)
 
     def _can_be_captured(self) -> bool:
         settings, context = self.settings, self.context
-        alone = context.world_size == 1 and context.device.type == "cuda" and context.graphs
-        return alone and settings.gradient_accumulation == 1 and getattr(self.objective, "can_be_captured", False)
+        if context.world_size > 1 or context.device.type != "cuda" or not context.graphs:
+            return False
+        # Recomputed activations put the dropout's state back, which a capture forbids.
+        is_plain = settings.gradient_accumulation == 1 and not settings.gradient_checkpointing
+        return is_plain and self.objective.can_be_captured()
 
     def set_lr(self, step: int) -> None:
         """Set the learning rate of a step: linear warm-up, then the schedule."""
@@ -101,10 +114,14 @@ class Update:
                 group["lr"] = settings.lr * factor
 
 
-def worth_launching(model: nn.Module, precision: str) -> int:
-    """Return the padded positions that a further length group must save on a GPU, about.
+def positions_of_a_launch(model: nn.Module, precision: str) -> int:
+    """Return the padded positions that go through a GPU while one block is launched, about.
 
     A block of width w takes 72 w^2 floating-point operations a position, forward and backward.
+
+    Args:
+        model: With a ``backbone`` of transformers.
+        precision: ``float32`` or ``bfloat16``.
     """
     width = model.backbone.config.hidden_size
     return round(LAUNCH_SECONDS * RATES[precision] / (72 * width**2))

@@ -26,6 +26,7 @@ from raydistill.tuning.places import (
     read_probe,
     reason,
     remove_probe,
+    remove_probes,
 )
 from raydistill.tuning.refusals import UnseenError
 
@@ -116,6 +117,7 @@ def probed_place(sweep: Sweep, run: RunDirectory) -> Iterator[str]:
     """
     place = open_place(sweep, run)
     check_place(place)
+    remove_probes(place)
     with probed(shared_place(place)) as probe:
         yield probe
 

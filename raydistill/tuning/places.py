@@ -33,6 +33,9 @@ class Place:
     is_written: bool = True
 
 
+PROBE = ".probe-"
+"""How the names of probes begin."""
+
 SHARED = "a folder that all nodes share, such as /mnt/raydistill/runs"
 
 
@@ -43,7 +46,7 @@ def run_directory(root: str) -> Place:
 
 def leave_probe(address: str) -> str:
     """Write a file of a random name, with that name as its content, and return the name."""
-    name = f".probe-{secrets.token_hex(8)}"
+    name = f"{PROBE}{secrets.token_hex(8)}"
     system, path = fs.FileSystem.from_uri(address)
     system.create_dir(path)
     with system.open_output_stream(f"{path}/{name}") as file:
@@ -62,6 +65,14 @@ def remove_probe(address: str, name: str) -> None:
     """Delete a probe file."""
     system, path = fs.FileSystem.from_uri(address)
     system.delete_file(f"{path}/{name}")
+
+
+def remove_probes(address: str) -> None:
+    """Delete the probes in a place that is one sweep's alone: a sweep that was killed has left its own."""
+    system, path = fs.FileSystem.from_uri(address)
+    for entry in system.get_file_info(fs.FileSelector(path, allow_not_found=True)):
+        if entry.base_name.startswith(PROBE):
+            system.delete_file(entry.path)
 
 
 @contextlib.contextmanager

@@ -93,6 +93,7 @@ def run_sharded(
         "arguments": dict(arguments),
         "threads": max(1, int(own.cpus)),
         "strategy": sweep.execution.strategy,
+        "graphs": sweep.execution.cuda_graphs,
         "storage": storage,
         "probe": probe,
     }
@@ -177,11 +178,14 @@ def _worker(config: dict[str, Any]) -> Any:
             resume_from=_newest_whole(checkpoint, Path(scratch) / "resume"),
             checkpoint_folder=Path(scratch) / "checkpoint",
             strategy=config["strategy"],
+            graphs=config["graphs"],
         )
         try:
             return config["function"](config["arguments"], context)
         finally:
             gc.collect()  # a sharded model refers to itself, and this process may have another trial to train
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
 
 
 def _newest_whole(checkpoint: Checkpoint | None, folder: Path) -> Path | None:

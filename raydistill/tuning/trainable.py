@@ -60,7 +60,12 @@ class DistillTrainable(tune.Trainable):
 
     def _start(self, config: dict[str, Any]) -> None:
         resources = resources_of(config)
+        execution = resources.sweep.execution
+        self._trial, self._rows = None, iter(())
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()  # what the last trial's graphs held is of no use to the next one's
         # Where Ray counts no GPU for a trial, it must not take one: as many as there are CPUs would share it.
-        device = best_device() if resources.sweep.execution.gpus_per_trial else torch.device("cpu")
-        self._trial = Trial(TrialSpec(**config["spec"]), resources, RunContext(device=device))
+        device = best_device() if execution.gpus_per_trial else torch.device("cpu")
+        context = RunContext(device=device, graphs=execution.cuda_graphs)
+        self._trial = Trial(TrialSpec(**config["spec"]), resources, context)
         self._rows = self._trial.epochs()

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from raydistill.losses import LossWeights, catalogue_loss, class_loss
+from raydistill.losses.distillation import TASK_ONLY
 
 N, V, DIM, TEACHER_DIM = 37, 101, 8, 12
 TILINGS = {
@@ -345,3 +346,27 @@ def test_without_targets_loss_and_gradients_are_zero(weights):
     parts.total.backward()
     assert parts.total.item() == 0
     assert torch.equal(table.grad, torch.zeros_like(table))
+
+
+@pytest.mark.parametrize("weights", [TASK_ONLY, LossWeights(3.0, 0.7, 0.3)])
+def test_rows_of_negative_label_do_not_count(weights):
+    draws = torch.Generator().manual_seed(0)
+    hidden, weight, teacher_hidden, teacher_weight = (
+        torch.randn(*shape, generator=draws) for shape in ((9, 8), (20, 8), (9, 6), (20, 6))
+    )
+    labels = torch.randint(0, 20, (9,), generator=draws)
+    labels[[2, 8]] = -1
+    real = labels >= 0
+
+    def loss(rows):
+        own = [hidden[rows].clone().requires_grad_(), weight.clone().requires_grad_()]
+        teacher = {"teacher_hidden": teacher_hidden[rows], "teacher_weight": teacher_weight}
+        parts = catalogue_loss(*own, labels[rows], weights, **teacher)
+        parts.total.backward()
+        return [value.item() for value in parts], own[0].grad, own[1].grad
+
+    whole, part = loss(slice(None)), loss(real)
+    assert whole[0] == pytest.approx(part[0])
+    assert torch.allclose(whole[1][real], part[1])
+    assert (whole[1][~real] == 0).all()
+    assert torch.allclose(whole[2], part[2])

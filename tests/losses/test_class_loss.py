@@ -69,6 +69,7 @@ def test_hidden_states_of_negative_label_have_neither_distance_nor_gradient():
     loss = hidden_loss(student, teacher, labels, normalizer=3)
     real = labels >= 0
     assert loss.item() == pytest.approx(hidden_loss(student[real], teacher[real]).item())
+    assert hidden_loss(student, teacher, labels).item() == pytest.approx(loss.item())
     (gradient,) = torch.autograd.grad(loss, student)
     assert (gradient[~real] == 0).all()
     assert (gradient[real].norm(dim=1) > 0).all()

@@ -1,6 +1,7 @@
 """The catalogue loss as GPU kernels, against float64 of the plain computation.
 
-Without a GPU they run under ``TRITON_INTERPRET=1``, where Triton is installed, all but the test of memory.
+Without a GPU they run under ``TRITON_INTERPRET=1`` and ``-m gpu -W ignore``, where Triton is installed beside a numpy
+older than 2.4, all but the tests of memory and bfloat16.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 
 from raydistill.losses import LossWeights, catalogue_loss, class_loss
 from raydistill.losses.distillation import TASK_ONLY
-from raydistill.losses.fused import WIDEST, FusedCatalogueLoss, is_interpreted, suits, works
+from raydistill.losses.fused import WIDEST, FusedCatalogueLoss, NoRoomError, is_interpreted, suits, works
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 pytestmark = [
@@ -56,10 +57,12 @@ def distance(a, b) -> float:
 
 
 @pytest.mark.parametrize("weights", [TASK_ONLY, LossWeights(3.0, 0.7, 0.3), LossWeights(0.7, 1.0, 0.0)])
+@pytest.mark.parametrize("programs", [1, 512], ids=["all items in one program", "a block in each"])
 @pytest.mark.parametrize(
     ("n", "items", "dim", "teacher_dim"), [(150, 203, 32, 48), (5, 130, 64, 16), (70, 1000, 40, 200)]
 )
-def test_it_is_the_plain_computation(n, items, dim, teacher_dim, weights):
+def test_it_is_the_plain_computation(n, items, dim, teacher_dim, programs, weights, monkeypatch):
+    monkeypatch.setattr("raydistill.losses.kernels.PROGRAMS", programs)
     given = draw(n, items, dim, teacher_dim)
     values, gradients = fused(*given, weights, torch.tensor(float(n), device=DEVICE))
     expected, expected_gradients = plain(*given, weights, n)
@@ -101,12 +104,49 @@ def test_rows_of_negative_label_do_not_count(weights):
     assert distance(padded[1][1], whole[1][1]) < 1e-6
 
 
+def test_tensors_need_not_be_contiguous():
+    given, weights = draw(70, 130, 32, 16), LossWeights(3.0, 0.7, 0.3)
+    strided = [torch.stack([value, torch.zeros_like(value)], dim=-1)[..., 0] for value in given]
+    assert not any(value.is_contiguous() for value in strided)
+    values, gradients = fused(*given, weights, 70.0)
+    others, other_gradients = fused(*strided, weights, 70.0)
+    assert others == values
+    for one, other in zip(gradients, other_gradients, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_catalogue_loss_takes_the_kernels_where_nothing_else_is_asked_for(monkeypatch):
+    hidden, weight, labels, teacher_hidden, teacher_weight = draw(20, 130, 32, 16)
+    taken = []
+    apply = FusedCatalogueLoss.apply
+    monkeypatch.setattr(FusedCatalogueLoss, "apply", lambda *given: taken.append(given) or apply(*given))
+    teacher = {"teacher_hidden": teacher_hidden, "teacher_weight": teacher_weight}
+    kernels = catalogue_loss(hidden, weight, labels, LossWeights(), **teacher)
+    assert len(taken) == 1
+    chunks = catalogue_loss(hidden, weight, labels, LossWeights(), **teacher, chunk_logits=500)
+    assert len(taken) == 1
+    assert [float(value) for value in kernels] == pytest.approx([float(value) for value in chunks], rel=1e-5)
+
+
+def test_where_the_kernels_do_not_fit_chunks_do(monkeypatch):
+    def too_small(*given):
+        raise NoRoomError
+
+    hidden, weight, labels, _, _ = draw(20, 130, 32, 16)
+    expected = catalogue_loss(hidden, weight, labels, TASK_ONLY)
+    monkeypatch.setattr(FusedCatalogueLoss, "apply", too_small)
+    assert float(catalogue_loss(hidden, weight, labels, TASK_ONLY).total) == pytest.approx(float(expected.total))
+
+
 def test_what_does_not_suit_it():
-    hidden, _, _, teacher, _ = draw(3, 5, 32, 16)
-    assert suits(hidden, teacher)
-    assert not suits(hidden.new_zeros(3, WIDEST + 1), teacher)
-    assert not suits(hidden, hidden.new_zeros(3, WIDEST + 1))
-    assert not suits(hidden.double(), teacher)
+    hidden, weight, _, _, teacher = draw(3, 5, 32, 16)
+    assert suits(hidden, weight, teacher)
+    assert suits(hidden, weight, None)
+    wide = weight.new_zeros(5, WIDEST + 1)
+    assert not suits(hidden.new_zeros(3, WIDEST + 1), wide, teacher)
+    assert not suits(hidden, weight, wide)
+    assert not suits(hidden.double(), weight.double(), teacher)
+    assert not suits(hidden, weight.bfloat16(), teacher)
 
 
 def test_where_kernels_do_not_compile_it_is_said_once(monkeypatch, caplog):
@@ -115,12 +155,11 @@ def test_where_kernels_do_not_compile_it_is_said_once(monkeypatch, caplog):
     def fails(device):
         raise RuntimeError("Failed to find C compiler")
 
-    monkeypatch.setattr(kernels, "double_one", fails)
+    monkeypatch.setattr(kernels, "product_of_ones", fails)
     works.cache_clear()
-    hidden, _, _, teacher, _ = draw(3, 5, 32, 16)
     try:
-        assert not suits(hidden, teacher)
-        assert not suits(hidden, teacher)
+        assert not works(torch.device("cuda", 0))
+        assert not works(torch.device("cuda", 0))
     finally:
         works.cache_clear()
     assert caplog.text.count("Failed to find C compiler") == 1

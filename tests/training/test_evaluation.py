@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -145,3 +147,19 @@ def test_a_diverged_model_is_never_ranked(where):
             model.output_weight[unseen - 1] = torch.nan  # no target, so no target's score is harmed
     with pytest.raises(TrialDivergedError):
         rank_users(model, DATA, "test")
+
+
+def test_a_model_that_cannot_be_ranked_is_freed_at_once():
+    """Its error must not hold the frames that hold the model: nobody collects garbage between trials."""
+    model = small_model()
+    with torch.no_grad():
+        model.output_weight[3] = torch.nan
+    gone = weakref.ref(model)
+    gc.disable()
+    try:
+        with pytest.raises(TrialDivergedError, match="not finite"):
+            rank_users(model, DATA, "test")
+        del model
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -23,7 +23,7 @@ from raydistill.training.evaluation import rank_users
 from raydistill.training.loop import DistillationTrainer, TrainingSettings
 from raydistill.training.objective import CatalogueObjective, ClassObjective
 from raydistill.training.text_dataset import TextGroup
-from raydistill.training.update import worth_launching
+from raydistill.training.update import positions_of_a_launch
 
 DATA = small_data()
 MANY = small_data(n_users=400)
@@ -213,7 +213,7 @@ def test_a_diverged_trial_ends_with_the_step_that_it_diverged_in():
         taken.append(update(*arguments))
         return taken[-1] * (torch.nan if len(taken) == 3 else 1)
 
-    third_is_not_finite.groups, third_is_not_finite.overhead = update.groups, update.overhead
+    third_is_not_finite.most_groups, third_is_not_finite.group_overhead = update.most_groups, update.group_overhead
     run.update = third_is_not_finite
     assert run.steps_in_epoch > 4
     with pytest.raises(TrialDivergedError, match="the loss is nan in epoch 1"):
@@ -358,7 +358,7 @@ def test_an_epoch_of_some_examples_is_whole_steps_of_examples_drawn_anew(monkeyp
 def test_a_group_must_save_more_where_blocks_are_narrow_and_launches_count():
     def positions(width):
         sizes = {"n_items": 9, "layers": 1, "hidden": width, "heads": 2, "dropout": 0.0, "max_length": 8, "seed": 0}
-        return worth_launching(build_recommender("gpt2", **sizes), "float32")
+        return positions_of_a_launch(build_recommender("gpt2", **sizes), "float32")
 
     assert positions(64) > 100_000  # more than a step has: one group
     assert positions(64) == pytest.approx(4 * positions(128), rel=0.01)

@@ -131,6 +131,17 @@ def test_a_folder_that_a_late_machine_does_not_share_is_named_with_the_machine(t
     assert own.exists() == is_there  # Ray would make it, and train on
 
 
+def test_what_a_killed_sweep_left_to_be_looked_for_goes_with_the_next_start(tmp_path):
+    sweep, run = small_sweep(tmp_path), run_in(tmp_path)
+    place = Path(open_place(sweep, run))
+    old = places.leave_probe(str(place))
+    (place / "teacher-0").mkdir()
+    with probed_place(sweep, run) as probe:
+        assert sorted(path.name for path in place.iterdir()) == sorted([probe, "teacher-0"])
+        assert probe != old
+    assert [path.name for path in place.iterdir()] == ["teacher-0"]
+
+
 def test_a_late_machine_that_may_only_read_them_says_so(tmp_path, monkeypatch):
     def refuse(address):
         raise PermissionError("Read-only file system")
