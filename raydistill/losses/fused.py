@@ -17,6 +17,7 @@ import functools
 import logging
 import math
 import os
+import subprocess
 
 import torch
 from jaxtyping import Float, Int64
@@ -68,7 +69,7 @@ def works(device: torch.device) -> bool:
         problem: object = "its products are wrong"
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever it is that Triton lacks, chunks do as well
+    except (ImportError, RuntimeError, OSError, subprocess.SubprocessError) as error:
         problem = error
     log.warning("the catalogue loss takes chunks in place of fused kernels, which are faster: %s", problem)
     return False

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from jaxtyping import Float, Int64
 from torch import Tensor
+from triton.errors import TritonError
 from triton.runtime.errors import OutOfResources
 
 from raydistill.losses.fused import PROGRAMS, NoRoomError
@@ -152,10 +153,17 @@ class Kernels:
 
 
 def product_of_ones(device: torch.device) -> float:
-    """Return 32, the sum of two products of ones in both precisions, by the smallest of kernels."""
+    """Return 32, the sum of two products of ones in both precisions, by the smallest of kernels.
+
+    Raises:
+        RuntimeError: Triton does not compile it.
+    """
     ones, result = torch.ones(16, 16, device=device), torch.zeros(16, 16, device=device)
-    with on(device):
-        ones_kernel[(1,)](ones, ones.bfloat16(), result)
+    try:
+        with on(device):
+            ones_kernel[(1,)](ones, ones.bfloat16(), result)
+    except TritonError as error:
+        raise RuntimeError(str(error)) from error
     return float(result[0, 0])
 
 
