@@ -4,17 +4,15 @@ A step of a small student is some hundred kernels of a few microseconds each, an
 than the device to run them. A CUDA graph launches all of them at once. Its shapes are fixed, so steps are padded to
 one of few shapes: rows without targets, and targets that do not count, change neither loss nor gradient.
 
-The first step of a shape is launched one kernel at a time, since what is captured must have run before; so is the
-second, while torch watches whether anything waits for the device, which nothing may that is captured. Both are steps of
-the training like all others.
+The first steps of a shape are launched one kernel at a time, since what is captured must have run before; they are
+steps of the training like all others. Nothing in a captured step may wait for the device. That cannot be tried without
+capturing one: transformers itself asks the device for the content of masks, but not while it is captured.
 """
 
 from __future__ import annotations
 
 import functools
 import gc
-import logging
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,13 +23,14 @@ from torch import Tensor
 
 from raydistill.errors import UserError
 
+FIRST_STEPS = 2
+"""Steps of a shape that are not captured."""
+
 MOST_GRAPHS = 16
 """Shapes that are captured: further ones are rare."""
 
 Take = Callable[[list[list[Any]], Tensor], Tensor]
 """Takes a step of the length groups of its parts, divided by a number of targets, and returns its losses."""
-
-log = logging.getLogger(__name__)
 
 
 class _Graph(NamedTuple):
@@ -53,7 +52,6 @@ class StepGraphs:
     def __init__(self, dataset: Any, rows: int, device: torch.device) -> None:
         self.dataset, self.rows, self.device = dataset, rows, device
         self.graphs: dict[Any, _Graph] = {}
-        self._most = MOST_GRAPHS
         self._seen: Counter = Counter()
         self._pool = torch.cuda.graph_pool_handle()
 
@@ -66,16 +64,14 @@ class StepGraphs:
             n_targets: Of the step.
 
         Raises:
-            UserError: The step waits for nothing, and cannot be captured all the same.
+            UserError: The step cannot be captured.
         """
         group = self.dataset.padded(group, self.rows)
         shape = tuple(tensor.shape for tensor in group.tensors())
         if shape not in self.graphs:
             self._seen[shape] += 1
-            if len(self.graphs) >= self._most or self._seen[shape] == 1:
+            if len(self.graphs) >= MOST_GRAPHS or self._seen[shape] <= FIRST_STEPS:
                 return self._launch(take, group, n_targets)
-            if self._seen[shape] == 2:
-                return self._launch_watched(take, group, n_targets)
             self.graphs[shape] = self._capture(take, group)
         captured = self.graphs[shape]
         for inside, tensor in zip(captured.group.tensors(), group.tensors(), strict=True):
@@ -89,21 +85,6 @@ class StepGraphs:
         group = self.dataset.to(group, self.device)
         count = torch.full((), float(n_targets), device=self.device)
         with _aside(self.device):
-            return take([[group]], count)
-
-    def _launch_watched(self, take: Take, group: Any, n_targets: int) -> Tensor:
-        """Take a step kernel by kernel; where it waits for the device, take it again, and capture nothing more."""
-        group = self.dataset.to(group, self.device)
-        count = torch.full((), float(n_targets), device=self.device)
-        with _aside(self.device):
-            try:
-                with _waiting_forbidden():
-                    return take([[group]], count)
-            except RuntimeError as error:
-                if "synchronizing CUDA operation" not in str(error):
-                    raise
-            log.warning("further steps are launched kernel by kernel: they wait for the GPU and cannot be captured")
-            self._most = 0
             return take([[group]], count)
 
     def _capture(self, take: Take, group: Any) -> _Graph:
@@ -152,16 +133,3 @@ def _aside(device: torch.device) -> Iterator[None]:
             yield
     finally:
         own.wait_stream(side)
-
-
-@contextmanager
-def _waiting_forbidden() -> Iterator[None]:
-    """Let torch raise where an operation waits for the device."""
-    before = torch.cuda.get_sync_debug_mode()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it says that it does not see every operation that waits
-        torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode(before)
