@@ -19,7 +19,9 @@ from raydistill.errors import CorruptArtifactError, UserError
 from raydistill.records import RunDirectory, write_json
 from raydistill.tuning.places import (
     FAILURES,
+    ROOM,
     Place,
+    is_full,
     leave_probe,
     probed,
     problem_with,
@@ -92,7 +94,9 @@ def check_place(place: str) -> None:
         raise UserError(
             f"checkpoints cannot be kept there: {reason(error)}",
             where=place,
-            mend="set execution.checkpoints to a folder or bucket that this machine may write to, or leave it out",
+            mend=ROOM
+            if is_full(error)
+            else "set execution.checkpoints to a folder or bucket that this machine may write to, or leave it out",
         ) from error
     if found != name:
         raise UserError("what was written there is not what is read back", where=place, mend="choose another place")

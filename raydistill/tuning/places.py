@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyarrow
 from pyarrow import fs
@@ -33,8 +35,25 @@ class Place:
     is_written: bool = True
 
 
+class Problem(NamedTuple):
+    """What a machine cannot do in a place.
+
+    Attributes:
+        what: What it does not or may not do, between the machine's name and the place's.
+        why: What the file system says.
+        mend: What to do, where it is not what the place says.
+    """
+
+    what: str
+    why: str
+    mend: str | None = None
+
+
 PROBE = ".probe-"
 """How the names of probes begin."""
+
+ROOM = "free some space there; the same command then continues"
+"""What to do where a place is full."""
 
 SHARED = "a folder that all nodes share, such as /mnt/raydistill/runs"
 
@@ -86,7 +105,7 @@ def probed(place: Place) -> Iterator[str]:
         probe = leave_probe(place.address)
     except FAILURES as error:
         what = f"a file cannot be left for the nodes in {place.name}: {reason(error)}"
-        raise UserError(what, where=place.address, mend=place.mend) from error
+        raise UserError(what, where=place.address, mend=ROOM if is_full(error) else place.mend) from error
     try:
         yield probe
     finally:
@@ -94,26 +113,33 @@ def probed(place: Place) -> Iterator[str]:
             remove_probe(place.address, probe)
 
 
-def problem_with(place: Place, probe: str) -> tuple[str, str] | None:
+def problem_with(place: Place, probe: str) -> Problem | None:
     """Return what this machine cannot do in a place where another one has left a probe, and why; None if all is well.
 
     It must read that file, and, where it is to write, write and delete one of its own.
     """
     try:
         if read_probe(place.address, probe) != probe:
-            return "does not see", "a file that was written there has another content"
+            return Problem("does not see", "a file that was written there has another content")
     except FAILURES as error:
-        return "does not see", reason(error)
+        return Problem("does not see", reason(error))
     return problem_in_writing(place) if place.is_written else None
 
 
-def problem_in_writing(place: Place) -> tuple[str, str] | None:
+def problem_in_writing(place: Place) -> Problem | None:
     """Return what and why where this machine cannot write and delete a file in a place; None where it can."""
     try:
         remove_probe(place.address, leave_probe(place.address))
     except FAILURES as error:
-        return "may not write to", reason(error)
+        if is_full(error):
+            return Problem("finds no room in", reason(error), ROOM)
+        return Problem("may not write to", reason(error))
     return None
+
+
+def is_full(error: Exception) -> bool:
+    """Return whether an error says that a place has no room left, and not that it may not be used."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
 
 
 def reason(error: Exception) -> str:

@@ -20,7 +20,7 @@ from raydistill.errors import UserError
 from raydistill.records import RunDirectory
 from raydistill.tuning import checkpoints
 from raydistill.tuning.capacity import Workers, alive_nodes, can_grow, room_for, shortage
-from raydistill.tuning.places import SHARED, Place, probed, problem_with, run_directory
+from raydistill.tuning.places import SHARED, Place, Problem, probed, problem_with, run_directory
 from raydistill.tuning.refusals import OtherCodeError, UnseenError
 from raydistill.tuning.sharded import teacher_workers
 from raydistill.tuning.sharded_trial import trial_workers
@@ -171,12 +171,12 @@ class NodeReport:
     Attributes:
         host: Its name.
         versions: Of raydistill (with a hash of its code), Ray, Python and torch.
-        problems: What the node cannot do, and why, by the address of the place.
+        problems: What the node cannot do, by the address of the place.
     """
 
     host: str
     versions: Mapping[str, str]
-    problems: Mapping[str, tuple[str, str]]
+    problems: Mapping[str, Problem]
 
 
 def places_of(sweep: Sweep, run: RunDirectory, cache: Path) -> list[Place]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from raydistill.errors import UserError
-from raydistill.tuning.places import Place
+from raydistill.tuning.places import Place, Problem
 
 REFUSED = "refused"
 """Key in a Tune result that says why a trial was not run."""
@@ -30,13 +30,13 @@ class OtherCodeError(RefusedError):
 
 
 class UnseenError(RefusedError):
-    """A node does not see what the sweep has written, or sees something else."""
+    """A node does not see what the sweep has written, sees something else, or cannot write beside it."""
 
     @classmethod
-    def of(cls, host: str, place: Place, problem: tuple[str, str]) -> UnseenError:
+    def of(cls, host: str, place: Place, problem: Problem) -> UnseenError:
         """Return the error of a node, from what it cannot do in a place, and why."""
-        what, why = problem
-        return cls(f"node {host} {what} {place.name}: {why}", where=place.address, mend=place.mend)
+        said = f"node {host} {problem.what} {place.name}: {problem.why}"
+        return cls(said, where=place.address, mend=problem.mend or place.mend)
 
 
 class NoRoomError(RefusedError):

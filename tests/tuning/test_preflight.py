@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import stat
 from pathlib import Path
@@ -13,10 +14,10 @@ from tuning_zoo import small_sweep
 
 from raydistill.errors import UserError
 from raydistill.records import RunDirectory
-from raydistill.tuning import places, preflight
+from raydistill.tuning import checkpoints, places, preflight
 from raydistill.tuning.capacity import Workers, room_for
 from raydistill.tuning.checkpoints import open_place
-from raydistill.tuning.places import Place, leave_probe, problem_with
+from raydistill.tuning.places import ROOM, Place, Problem, leave_probe, probed, problem_with
 from raydistill.tuning.preflight import NodeReport, check_reports, check_token, places_of
 from raydistill.tuning.refusals import OtherCodeError, RefusedError
 from raydistill.tuning.versions import check_versions, code_hash, versions
@@ -204,19 +205,24 @@ def test_nodes_that_agree_pass():
         ),
         ({"versions": VERSIONS | {"ray": "2.61.0"}}, r"ray 2\.61\.0 \(here 2\.60\.0\)", "ray up"),
         (
-            {"problems": {"/shared/run": ("does not see", "No such file")}},
+            {"problems": {"/shared/run": Problem("does not see", "No such file")}},
             "node odd does not see the run directory: No such file",
             "set execution.storage",
         ),
         (
-            {"problems": {"/shared/.cache": ("does not see", "No such file")}},
+            {"problems": {"/shared/.cache": Problem("does not see", "No such file")}},
             "node odd does not see the prepared data: No such file",
             "set execution.storage too",
         ),
         (
-            {"problems": {"/shared/run": ("may not write to", "Read-only file system")}},
+            {"problems": {"/shared/run": Problem("may not write to", "Read-only file system")}},
             "node odd may not write to the run directory: Read-only",
             "set execution.storage",
+        ),
+        (
+            {"problems": {"/shared/run": Problem("finds no room in", "No space left on device", ROOM)}},
+            "node odd finds no room in the run directory: No space",
+            "free some space",
         ),
     ],
 )
@@ -260,7 +266,7 @@ def test_a_node_must_read_what_another_has_left_and_write_for_itself(tmp_path, f
     assert problem_with(Place("", form.format(tmp_path / "absent"), ""), probe)[0] == "does not see"
     assert not (tmp_path / "absent").exists()
     (tmp_path / "run" / probe).write_text("other")
-    assert problem_with(place, probe) == ("does not see", "a file that was written there has another content")
+    assert problem_with(place, probe) == Problem("does not see", "a file that was written there has another content")
 
 
 def test_a_node_that_may_not_write_says_so_where_it_has_to(tmp_path, monkeypatch):
@@ -269,8 +275,26 @@ def test_a_node_that_may_not_write_says_so_where_it_has_to(tmp_path, monkeypatch
 
     probe = leave_probe(str(tmp_path))
     monkeypatch.setattr(places, "leave_probe", refuse)
-    assert problem_with(Place("", str(tmp_path), ""), probe) == ("may not write to", "no")
+    assert problem_with(Place("", str(tmp_path), ""), probe) == Problem("may not write to", "no")
     assert problem_with(Place("", str(tmp_path), "", is_written=False), probe) is None
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_no_folder_that_is_not_shared(tmp_path, monkeypatch, number):
+    def refuse(address):
+        raise OSError(number, "full")
+
+    place = Place("the run directory", str(tmp_path), "share it")
+    probe = leave_probe(place.address)
+    monkeypatch.setattr(places, "leave_probe", refuse)
+    assert problem_with(place, probe) == Problem("finds no room in", f"[Errno {number}] full", ROOM)
+    with pytest.raises(UserError, match="cannot be left") as caught, probed(place):
+        pass
+    assert caught.value.mend == ROOM
+    monkeypatch.setattr(checkpoints, "leave_probe", refuse)
+    with pytest.raises(UserError, match="checkpoints cannot be kept") as caught:
+        checkpoints.check_place(place.address)
+    assert caught.value.mend == ROOM
 
 
 def test_a_node_says_what_is_wrong_with_which_place(tmp_path):
