@@ -14,18 +14,19 @@ On a GPU kernels that write no logits take the place of chunks wherever they can
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from raydistill.losses.blocks import Block, BlockMaker, Tables, are_safe, gradient, losses
+from raydistill.losses.blocks import Block, BlockMaker, Slope, Tables, are_safe, losses
 from raydistill.losses.distillation import LossParts, LossWeights
 from raydistill.losses.fused import FusedCatalogueLoss, NoRoomError, suits
-from raydistill.losses.workspace import Products
+from raydistill.losses.workspace import PartProducts, Products
 
-CHUNK_LOGITS = 1 << 21
+CHUNK_LOGITS = 1 << 23
 """Logits whose exponentials are kept at a time, where that is enough for :data:`LEAST_POSITIONS`."""
 
 BLOCK_LOGITS = 1 << 18
@@ -37,7 +38,7 @@ GPU_LOGITS = 1 << 27
 POSITIONS = 256
 """Positions in one block, on a processor, at most, unless the catalogue is small."""
 
-LEAST_POSITIONS = 32
+LEAST_POSITIONS = 64
 """Positions kept at a time, at least: with fewer the products wait for the tables."""
 
 
@@ -122,12 +123,13 @@ class _CatalogueLoss(torch.autograd.Function):
         n_items = weight.shape[0]
         needs_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         kept = rows * (n_items if keeps else tile)
-        maker = BlockMaker(hidden, teacher_hidden, weights.temperature, block_size=rows * tile, kept=kept)
+        teacher = None if teacher_hidden is None else (teacher_hidden, teacher_weight)
+        maker = BlockMaker((hidden, weight), teacher, weights.temperature, block_size=rows * tile, kept=kept)
         dtype = maker.work.dtype
         products = Products(hidden, weight, dtype, 1.0 / count) if needs_gradient else None
         parts = [slice(start, start + rows) for start in range(0, labels.numel(), rows)]
         add = _in_one_pass if keeps else _in_two_passes
-        sums, maxima = add(maker, lambda: _tiles(weight, teacher_weight, tile), parts, labels, weights, products)
+        sums, maxima = add(maker, _Tiles(weight, teacher_weight, tile), parts, labels, weights, products)
         true_logits = (hidden.to(dtype) * weight[labels].to(dtype)).sum(dim=1)
         task, distillation = (losses(sums, maxima, true_logits, weights.temperature) / count).to(dtype)
         total = weights.alpha_task * task + weights.alpha_dist * distillation
@@ -143,17 +145,24 @@ class _CatalogueLoss(torch.autograd.Function):
         return hidden_gradient * scale, weight_gradient * scale, None, None, None, None, None, None, None, None
 
 
-def _tiles(weight: Tensor, teacher_weight: Tensor | None, tile: int) -> Iterator[Tables]:
-    """Yield the tables of each tile of items."""
-    for start in range(0, weight.shape[0], tile):
-        items = slice(start, min(start + tile, weight.shape[0]))
-        teacher = None if teacher_weight is None else teacher_weight[items].T.contiguous()
-        yield Tables(items, weight[items].T.contiguous(), teacher)
+class _Tiles(NamedTuple):
+    """The catalogue in tiles of ``size`` items, the last of which may have fewer."""
+
+    weight: Tensor
+    teacher_weight: Tensor | None
+    size: int
+
+    def tables(self) -> Iterator[Tables]:
+        """Yield the tables of each tile."""
+        for start in range(0, self.weight.shape[0], self.size):
+            items = slice(start, min(start + self.size, self.weight.shape[0]))
+            teacher = None if self.teacher_weight is None else self.teacher_weight[items].T
+            yield Tables(items, self.weight[items].T, teacher)
 
 
 def _in_one_pass(
     maker: BlockMaker,
-    tiles: Callable[[], Iterator[Tables]],
+    tiles: _Tiles,
     parts: list[slice],
     labels: Tensor,
     weights: LossWeights,
@@ -163,7 +172,7 @@ def _in_one_pass(
 
     The exponentials of some positions are kept for all items, and are at hand when their sums are known.
     """
-    tables = list(tiles())
+    tables = list(tiles.tables())
     sums, maxima = maker.nothing()
     needs_maxima = False
     for part in parts:
@@ -174,9 +183,11 @@ def _in_one_pass(
             blocks = maker.blocks(part, tables, maxima[:, part])
         sums[:, part] = _total(blocks)
         if products is not None:
+            slope = Slope(sums[:, part], labels[part], tiles.size, weights)
+            own = PartProducts(products, part, slope.scale)
             for table, block in zip(tables, blocks, strict=True):
-                inside = _labels_inside(labels[part], table.items)
-                products.add(part, table.items, *gradient(block, sums[:, part], inside, weights))
+                own.add(table.items, slope.gradient(block, table.items))
+            own.close()
     if products is not None:
         products.close()
     return sums, maxima
@@ -184,7 +195,7 @@ def _in_one_pass(
 
 def _in_two_passes(
     maker: BlockMaker,
-    tiles: Callable[[], Iterator[Tables]],
+    tiles: _Tiles,
     parts: list[slice],
     labels: Tensor,
     weights: LossWeights,
@@ -198,38 +209,36 @@ def _in_two_passes(
         return maker.block(part, tables, maxima[:, part] if needs_maxima else None)
 
     def add_up() -> None:
-        for tables in tiles():
+        for tables in tiles.tables():
             for part in parts:
-                sums[:, part] += block(part, tables).sums
+                sums[:, part] += torch.stack(block(part, tables).sums)
 
     add_up()
     if not are_safe(sums):
         needs_maxima = True
         maxima.fill_(-torch.inf)
-        for tables in tiles():
+        for tables in tiles.tables():
             for part in parts:
                 maxima[:, part] = torch.maximum(maxima[:, part], _highest(maker, part, [tables]))
         sums.zero_()
         add_up()
-    for tables in () if products is None else tiles():
-        for part in parts:
-            inside = _labels_inside(labels[part], tables.items)
-            products.add(part, tables.items, *gradient(block(part, tables), sums[:, part], inside, weights))
-        products.close()
+    if products is not None:
+        slopes = [Slope(sums[:, part], labels[part], tiles.size, weights) for part in parts]
+        own = [PartProducts(products, part, slope.scale) for part, slope in zip(parts, slopes, strict=True)]
+        for tables in tiles.tables():
+            for part, slope, part_products in zip(parts, slopes, own, strict=True):
+                part_products.add(tables.items, slope.gradient(block(part, tables), tables.items))
+            products.close()
+        for part_products in own:
+            part_products.close()
     return sums, maxima
 
 
 def _total(blocks: list[Block]) -> Tensor:
     """Return the sums of some positions over all items."""
-    return torch.stack([block.sums for block in blocks]).sum(dim=0)
+    return torch.stack([torch.stack(block.sums) for block in blocks]).sum(dim=0)
 
 
 def _highest(maker: BlockMaker, part: slice, tables: list[Tables]) -> Tensor:
     """Return the highest logits of some positions among the items of some tables."""
     return torch.stack([maker.maxima(part, table) for table in tables]).amax(dim=0)
-
-
-def _labels_inside(labels: Tensor, items: slice) -> tuple[Tensor, Tensor]:
-    """Return rows and columns of the labels that are among some items."""
-    rows = ((labels >= items.start) & (labels < items.stop)).nonzero().squeeze(1)
-    return rows, labels[rows] - items.start

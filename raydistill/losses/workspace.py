@@ -26,17 +26,31 @@ class Workspace:
         return self._buffers[number][start : start + rows * columns].view(rows, columns)
 
 
-def scaled_product(
-    hidden: Float[Tensor, "positions dim"],
-    table: Float[Tensor, "dim items"],
-    scale: float,
-    out: Float[Tensor, "positions items"],
-) -> Float[Tensor, "positions items"]:
-    """Return ``scale * hidden @ table``, written to ``out``."""
-    if hidden.dtype == table.dtype == out.dtype:
-        return torch.mm(hidden * scale, table, out=out)
-    # The product in the lower precision, the factor after it: rounded hidden states would be other ones.
-    return torch.mul(hidden.to(table.dtype) @ table, scale, out=out)
+class ScaledHidden:
+    """``scale * hidden``, to be multiplied with parts of a table.
+
+    Args:
+        hidden: Hidden states ``[positions, dim]``.
+        table: Output embedding ``[items, dim]``, which decides the type of the products' inputs.
+        scale: Factor.
+        dtype: Of the products.
+    """
+
+    def __init__(self, hidden: Tensor, table: Tensor, scale: float, dtype: torch.dtype) -> None:
+        self._scale = scale
+        self._is_exact = table.dtype == dtype
+        self.hidden = hidden.to(table.dtype)
+        if self._is_exact:
+            self.hidden = self.hidden * scale
+
+    def product(
+        self, part: slice, table: Float[Tensor, "dim items"], out: Float[Tensor, "rows items"]
+    ) -> Float[Tensor, "rows items"]:
+        """Return ``scale * hidden[part] @ table``, written to ``out``."""
+        if self._is_exact:
+            return torch.mm(self.hidden[part], table, out=out)
+        # The product in the lower precision, the factor after it: rounded hidden states would be other ones.
+        return torch.mul(self.hidden[part] @ table, self._scale, out=out)
 
 
 class Products:
@@ -53,42 +67,56 @@ class Products:
         self.hidden = hidden
         self.weight = weight
         self.scale = scale
+        self.is_exact = weight.dtype == dtype
         self.hidden_gradient = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
         # Every row is written where there are targets; a worker whose share of a step is empty has none.
         new = torch.empty if len(hidden) else torch.zeros
         self.weight_gradient = new(weight.shape, dtype=dtype, device=weight.device)
         self._open: dict[tuple[int, int], Tensor] = {}
 
-    def add(
-        self,
-        part: slice,
-        items: slice,
-        gradient: Float[Tensor, "positions items"],
-        scale: Float[Tensor, "positions 1"],
-    ) -> None:
-        """Add the products of ``scale * gradient``, which is d total / d logits of some positions and items.
-
-        Args:
-            part: The positions.
-            items: The items; their gradient stays open until :meth:`close`.
-            gradient: Overwritten where the products are in a lower precision.
-            scale: Factor of each position: it goes over the few hidden states, not over the many logits.
-        """
-        weight, hidden, scale = self.weight[items], self.hidden[part], scale * self.scale
-        table_gradient = self._open.get((items.start, items.stop))
-        if table_gradient is None:  # laid out by dimension, like the tables
-            table_gradient = torch.zeros(weight.T.shape, dtype=self.hidden_gradient.dtype, device=weight.device)
-            self._open[items.start, items.stop] = table_gradient
-        if weight.dtype == gradient.dtype:
-            self.hidden_gradient[part].addcmul_(gradient @ weight, scale)
-            table_gradient.addmm_((hidden * scale).T, gradient)
-        else:  # products in the lower precision, whose range may be small; sums in float32
-            gradient = gradient.mul_(scale).to(weight.dtype)
-            self.hidden_gradient[part].add_(gradient @ weight)
-            table_gradient.add_(hidden.T @ gradient)
+    def table_gradient(self, items: slice) -> Float[Tensor, "dim items"]:
+        """Return the gradient of some items as it grows until :meth:`close`, transposed: products take less time."""
+        found = self._open.get((items.start, items.stop))
+        if found is None:
+            shape, like = self.weight[items].T.shape, self.weight_gradient
+            found = self._open[items.start, items.stop] = like.new_zeros(shape)
+        return found
 
     def close(self) -> None:
         """Move the gradients of the open items to their place."""
         while self._open:
             (start, stop), table_gradient = self._open.popitem()
             self.weight_gradient[start:stop] = table_gradient.T
+
+
+class PartProducts:
+    """The products of some positions, of whose gradients each has a factor.
+
+    Args:
+        products: What they are added to.
+        part: The positions.
+        scale: Factor of each: it goes over the few hidden states, not over the many logits.
+    """
+
+    def __init__(self, products: Products, part: slice, scale: Float[Tensor, "positions 1"]) -> None:
+        self._products = products
+        self._scale = scale * products.scale
+        self._gradient = products.hidden_gradient[part]
+        hidden = products.hidden[part]
+        self._hidden = (hidden * self._scale if products.is_exact else hidden.to(products.weight.dtype)).T
+
+    def add(self, items: slice, gradient: Float[Tensor, "positions items"]) -> None:
+        """Add the products of the positions' gradients at some items, which are overwritten in a lower precision."""
+        weight, table_gradient = self._products.weight[items], self._products.table_gradient(items)
+        if self._products.is_exact:
+            self._gradient.addmm_(gradient, weight)
+            table_gradient.addmm_(self._hidden, gradient)
+        else:  # products in the lower precision, whose range may be small; sums in float32
+            gradient = gradient.mul_(self._scale).to(weight.dtype)
+            self._gradient.add_(gradient @ weight)
+            table_gradient.add_(self._hidden @ gradient)
+
+    def close(self) -> None:
+        """Finish the gradient of the positions, when those at all items have been added."""
+        if self._products.is_exact:
+            self._gradient.mul_(self._scale)
