@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--launches", type=int, default=4)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    sweep = load_sweep(SWEEP)
+    sweep = load_sweep(SWEEP, ("execution.dashboard=true",))  # by it Ray tells whether kept workers have a master
     cluster.start(sweep)
     try:
         cpus = max(0.1, int(10 * (ray.cluster_resources()["CPU"] - DRIVER_CPUS) / options.workers) / 10)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
-from scipy.stats import kendalltau
 
 
 def depth_concentration(scores: np.ndarray) -> tuple[float, float]:
@@ -72,6 +71,8 @@ def map_stability(layer_maps: Sequence[Sequence[int]]) -> float:
 def _tau(a: np.ndarray, b: np.ndarray) -> float:
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
+    from scipy.stats import kendalltau  # takes most of a second to import, in every process of a sweep
+
     return float(kendalltau(a, b).statistic)
 
 

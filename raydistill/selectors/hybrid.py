@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from scipy.stats import rankdata
 
 from raydistill.errors import EvidenceError
 from raydistill.selectors.base import KINDS, STRICT, Choice, Selector, ranked
@@ -80,6 +79,8 @@ def normalized(scores: np.ndarray, rule: str, kind: str) -> np.ndarray:
     if rule == "min_max":
         shifted, scale = scores - low, high - low
     elif rule == "rank":
+        from scipy.stats import rankdata  # takes most of a second to import, in every process of a sweep
+
         shifted, scale = rankdata(scores, axis=1) - 1, np.full_like(high, max(scores.shape[1] - 1, 1))
     elif rule == "share":
         if (scores < 0).any():
