@@ -23,11 +23,6 @@ BLOCK_ITEMS = 1000
 
 GPU_SCORES_AT_A_TIME = 1 << 27
 
-BATCH_TOKENS = 4096
-"""Positions that go through the model at a time: more of them would not stay in a core's cache."""
-
-GPU_BATCH_TOKENS = 16384
-
 
 def rank_users(
     model: Recommender,
@@ -57,7 +52,14 @@ def rank_users(
     users = evaluation_users(data, part)[context.rank :: context.world_size]
     try:
         own = _rank_some(
-            model, data, part, users, context.device, batch_tokens=batch_tokens, top=top, candidates=candidates
+            model,
+            data,
+            part,
+            users,
+            context.device,
+            batch_tokens=batch_tokens or context.forward_tokens,
+            top=top,
+            candidates=candidates,
         )
     except TrialDivergedError as error:
         own = error.with_traceback(None)  # which leads to this frame, and so to the model, for as long as both live
@@ -75,13 +77,11 @@ def _rank_some(
     users: np.ndarray,
     device: torch.device,
     *,
-    batch_tokens: int | None,
+    batch_tokens: int,
     **wanted: bool,
 ) -> dict[str, np.ndarray]:
     model.eval()
     parts = []
-    if batch_tokens is None:
-        batch_tokens = BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS
     with torch.inference_mode():
         table = model.table()
         output_weight = model.items_of(table)

@@ -66,18 +66,25 @@ def build_teacher_cache(
     folder: Path,
     *,
     context: RunContext | None = None,
-    batch_tokens: int = 16384,
+    batch_tokens: int | None = None,
 ) -> TeacherCache:
     """Run the teacher once over all training targets, in eval mode, and return its cache, written to ``folder``.
 
     Each worker computes its own share.
+
+    Args:
+        teacher: Set to eval mode.
+        examples: What students are trained on.
+        folder: Of the cache.
+        context: Where this runs.
+        batch_tokens: Positions that go through the teacher at a time, about; what suits the device where None.
 
     Raises:
         ModelError: A hidden state does not fit half precision.
     """
     context = context or RunContext()
     weight = teacher.output_weight.detach().float().cpu().numpy()
-    states = _states(teacher.eval(), examples, batch_tokens, context)
+    states = _states(teacher.eval(), examples, batch_tokens or context.forward_tokens, context)
     write_rows(folder, states, examples.n_slots, context, **{WEIGHT: weight})
     return TeacherCache.open(folder)
 
