@@ -17,6 +17,7 @@ from benchmarks.measure import row
 from benchmarks.training import MAX_LENGTH, model
 from raydistill.data.splits import SequenceData
 from raydistill.metrics import forward_flops, latency_ms
+from raydistill.models.onnx import quietly
 from raydistill.models.recommender import Recommender
 
 TEACHER_LAYERS = 8
@@ -113,7 +114,8 @@ def _onnx(scores: nn.Module, ids: torch.Tensor):
     import onnxruntime
 
     path = Path(tempfile.mkdtemp()) / "student.onnx"
-    torch.onnx.export(scores, (ids,), str(path), dynamo=True, verbose=False)
+    with quietly():
+        torch.onnx.export(scores, (ids,), str(path), dynamo=True, verbose=False)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -87,7 +87,7 @@ def export_onnx(model: TextClassifier | Recommender, path: str | Path) -> float:
     module = wrapper(deepcopy(model).cpu().float().requires_grad_(False)).eval()
     inputs = _examples(model, 2, 3)
     # Attention as plain operators: fused ones cannot be expressed for every family.
-    with _quietly(), with_attention(module.model, "eager"):
+    with quietly(), with_attention(module.model, "eager"):
         try:
             program = torch.onnx.export(
                 module,
@@ -160,7 +160,7 @@ def check_packages() -> None:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Run without what the exporter says of itself: deprecated calls, shared axis names, absent torchvision."""
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = registration.level

@@ -148,7 +148,6 @@ class DistillationTrainer:
             self.steps_in_epoch = min(self.steps_in_epoch, -(-settings.epoch_examples // settings.batch_size))
         n_steps = settings.epochs * self.steps_in_epoch
         self.update = Update(self.objective, dataset, settings, context, n_steps=n_steps)
-        self.wrapped, self.optimizer = self.update.wrapped, self.update.optimizer
         self.result = TrainingResult()
         self._best: dict[str, Tensor] = {}
 
@@ -205,7 +204,7 @@ class DistillationTrainer:
                 # On a GPU, or of all workers, to know would mean to wait in every step; there the epoch's end tells.
                 if context.world_size == 1 and context.device.type == "cpu" and not sums[0].isfinite():
                     break
-        self.optimizer.zero_grad(set_to_none=True)  # evaluation and checkpoint need the room
+        self.update.optimizer.zero_grad(set_to_none=True)  # evaluation and checkpoint need the room
         loss, task, distillation = (value / n_targets for value in context.sum(sums.tolist()))
         if not math.isfinite(loss):
             raise TrialDivergedError(
@@ -213,7 +212,7 @@ class DistillationTrainer:
                 mend="a lower learning rate, or training.clip, usually helps",
             )
         training_seconds = time.perf_counter() - started
-        with parallel.callable_alone(self.wrapped):
+        with parallel.callable_alone(self.update.wrapped):
             metrics = {} if self.evaluate is None else self.evaluate(self.trained)
         evaluation_seconds = time.perf_counter() - started - training_seconds
         self.result.training_seconds += training_seconds
@@ -256,7 +255,7 @@ class DistillationTrainer:
         if folder is not None:
             tensors = {f"model.{name}": value for name, value in self._trainable()}
             tensors |= {f"best.{name}": value for name, value in self._best.items()}
-            tensors = parallel.whole(tensors | optimizer_tensors(self.optimizer), kept=self.context.is_first)
+            tensors = parallel.whole(tensors | optimizer_tensors(self.update.optimizer), kept=self.context.is_first)
             if self.context.is_first:
                 save_checkpoint(folder, tensors, vars(self.result))
         self.context.report(row, folder)
@@ -270,7 +269,7 @@ class DistillationTrainer:
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(parallel.share_of(tensors[f"model.{name}"], parameter))
-        restore_optimizer(self.optimizer, tensors, share_of=parallel.share_of)
+        restore_optimizer(self.update.optimizer, tensors, share_of=parallel.share_of)
         self._best = {
             name: parallel.share_of(tensors[f"best.{name}"], parameter)
             for name, parameter in parameters.items()
