@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
 
 from raydistill.config import Sweep
 from raydistill.training.build import load_sweep
@@ -70,9 +71,11 @@ def main() -> None:
     parser.add_argument("--launches", type=int, default=4)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    sweep = load_sweep(SWEEP, ("execution.dashboard=true",))  # by it Ray tells whether kept workers have a master
+    sweep = load_sweep(SWEEP, (f"execution.workers={options.workers}",))
     cluster.start(sweep)
     try:
+        # The teacher's training leaves the process that Ray Train asks for room.
+        ray.get(get_or_create_autoscaling_coordinator().__ray_ready__.remote())
         cpus = max(0.1, int(10 * (ray.cluster_resources()["CPU"] - DRIVER_CPUS) / options.workers) / 10)
         workers = Workers(options.workers, min(1.0, cpus), 0.0)
         actor = Actor.remote()
