@@ -94,7 +94,7 @@ def catalogue_loss(
             chunk_logits=chunk_logits,
             tile_items=tile_items,
         )
-        count = float(normalizer if normalizer is not None else labels.numel())
+        count = float(normalizer if normalizer is not None else max(1, labels.numel()))
         given = student_hidden, student_weight, labels, teacher_hidden, teacher_weight
         return LossParts(*_CatalogueLoss.apply(*given, weights, count, *cut))
 

@@ -41,7 +41,8 @@ class ScaledHidden:
         self._is_exact = table.dtype == dtype
         self.hidden = hidden.to(table.dtype)
         if self._is_exact:
-            self.hidden = self.hidden * scale
+            is_own = hidden.dtype != table.dtype
+            self.hidden = self.hidden.mul_(scale) if is_own else self.hidden * scale
 
     def product(
         self, part: slice, table: Float[Tensor, "dim items"], out: Float[Tensor, "rows items"]
@@ -95,7 +96,7 @@ class PartProducts:
     Args:
         products: What they are added to.
         part: The positions.
-        scale: Factor of each: it goes over the few hidden states, not over the many logits.
+        scale: Factor of each: where types allow it goes over the few hidden states, not over the many logits.
     """
 
     def __init__(self, products: Products, part: slice, scale: Float[Tensor, "positions 1"]) -> None:

@@ -42,7 +42,7 @@ class RunContext:
 
     @property
     def forward_tokens(self) -> int:
-        """Positions that go through a model at a time, about, where no gradients are wanted.
+        """Positions that go through a recommender at a time, about, where no gradients are wanted.
 
         On a processor more of them would not stay in the core's cache.
         """

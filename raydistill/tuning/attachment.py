@@ -20,7 +20,7 @@ def attach(config: Mapping[str, Any]) -> Resources:
 
     Raises:
         OtherCodeError: This machine runs other code.
-        UnseenError: It does not see the run directory or the prepared data, they are not whole, or it may not write.
+        UnseenError: It does not see the run directory or the prepared data, they are not whole, or it cannot write.
     """
     check_versions(config["versions"])
     try:

@@ -64,12 +64,17 @@ def run_directory(root: str) -> Place:
 
 
 def leave_probe(address: str) -> str:
-    """Write a file of a random name, with that name as its content, and return the name."""
+    """Write a file of a random name, with that name as its content, and return the name; whole, or not at all."""
     name = f"{PROBE}{secrets.token_hex(8)}"
     system, path = fs.FileSystem.from_uri(address)
     system.create_dir(path)
-    with system.open_output_stream(f"{path}/{name}") as file:
-        file.write(name.encode())
+    try:
+        with system.open_output_stream(f"{path}/{name}") as file:
+            file.write(name.encode())
+    except FAILURES:
+        with contextlib.suppress(*FAILURES):
+            system.delete_file(f"{path}/{name}")
+        raise
     return name
 
 
@@ -114,7 +119,7 @@ def probed(place: Place) -> Iterator[str]:
 
 
 def problem_with(place: Place, probe: str) -> Problem | None:
-    """Return what this machine cannot do in a place where another one has left a probe, and why; None if all is well.
+    """Return what this machine cannot do in a place where another one has left a probe; None if all is well.
 
     It must read that file, and, where it is to write, write and delete one of its own.
     """
@@ -127,7 +132,7 @@ def problem_with(place: Place, probe: str) -> Problem | None:
 
 
 def problem_in_writing(place: Place) -> Problem | None:
-    """Return what and why where this machine cannot write and delete a file in a place; None where it can."""
+    """Return what keeps this machine from writing and deleting a file in a place; None where it can."""
     try:
         remove_probe(place.address, leave_probe(place.address))
     except FAILURES as error:

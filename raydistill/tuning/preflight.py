@@ -205,7 +205,7 @@ def check_reports(reports: Sequence[NodeReport], own: Mapping[str, str], places:
 
     Raises:
         OtherCodeError: A node has another version.
-        UnseenError: A node does not see a place, or may not write there.
+        UnseenError: A node does not see a place, may not write there, or finds no room.
     """
     for report in reports:
         other = differences(report.versions, own)

@@ -330,8 +330,9 @@ def test_the_same_bits_on_every_call(tiling):
     assert all(torch.equal(a, b) for a, b in zip(flat(first), flat(second), strict=True))
 
 
+@pytest.mark.parametrize("normalizer", [7, None])
 @pytest.mark.parametrize("weights", [LossWeights(1.0, 0.0, 1.0), LossWeights(3.0, 0.5, 0.5)])
-def test_without_targets_loss_and_gradients_are_zero(weights):
+def test_without_targets_loss_and_gradients_are_zero(weights, normalizer):
     """A worker whose share of a small step is empty adds nothing to the others' gradients."""
     hidden, table = torch.zeros(0, 8, requires_grad=True), torch.randn(30, 8, requires_grad=True)
     teacher = {"teacher_hidden": torch.zeros(0, 4), "teacher_weight": torch.randn(30, 4)}
@@ -340,7 +341,7 @@ def test_without_targets_loss_and_gradients_are_zero(weights):
         table,
         torch.zeros(0, dtype=torch.int64),
         weights,
-        normalizer=7,
+        normalizer=normalizer,
         **(teacher if weights.needs_teacher else {}),
     )
     parts.total.backward()

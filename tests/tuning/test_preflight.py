@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import pickle
 import stat
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -277,6 +278,31 @@ def test_a_node_that_may_not_write_says_so_where_it_has_to(tmp_path, monkeypatch
     monkeypatch.setattr(places, "leave_probe", refuse)
     assert problem_with(Place("", str(tmp_path), ""), probe) == Problem("may not write to", "no")
     assert problem_with(Place("", str(tmp_path), "", is_written=False), probe) is None
+
+
+class FullDisk:
+    """A file system on which files can be made and nothing can be written to them."""
+
+    def create_dir(self, path):
+        Path(path).mkdir(exist_ok=True)
+
+    @contextmanager
+    def open_output_stream(self, path):
+        Path(path).touch()
+        yield self
+
+    def write(self, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def delete_file(self, path):
+        Path(path).unlink()
+
+
+def test_a_probe_that_cannot_be_written_is_not_left_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(places.fs, "FileSystem", SimpleNamespace(from_uri=lambda address: (FullDisk(), address)))
+    with pytest.raises(OSError, match="No space"):
+        leave_probe(str(tmp_path / "run"))
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
