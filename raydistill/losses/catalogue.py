@@ -176,12 +176,14 @@ def _in_one_pass(
     sums, maxima = maker.nothing()
     needs_maxima = False
     for part in parts:
-        blocks = [] if needs_maxima else maker.blocks(part, tables)
-        if needs_maxima or not are_safe(_total(blocks)):
-            needs_maxima = True
+        if not needs_maxima:
+            blocks = maker.blocks(part, tables)
+            sums[:, part] = _total(blocks)
+            needs_maxima = not are_safe(sums[:, part])
+        if needs_maxima:
             maxima[:, part] = _highest(maker, part, tables)
             blocks = maker.blocks(part, tables, maxima[:, part])
-        sums[:, part] = _total(blocks)
+            sums[:, part] = _total(blocks)
         if products is not None:
             slope = Slope(sums[:, part], labels[part], tiles.size, weights)
             own = PartProducts(products, part, slope.scale)

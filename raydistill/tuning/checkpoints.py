@@ -19,9 +19,7 @@ from raydistill.errors import CorruptArtifactError, UserError
 from raydistill.records import RunDirectory, write_json
 from raydistill.tuning.places import (
     FAILURES,
-    ROOM,
     Place,
-    is_full,
     leave_probe,
     probed,
     problem_with,
@@ -29,6 +27,7 @@ from raydistill.tuning.places import (
     reason,
     remove_probe,
     remove_probes,
+    room_or,
 )
 from raydistill.tuning.refusals import UnseenError
 
@@ -94,9 +93,9 @@ def check_place(place: str) -> None:
         raise UserError(
             f"checkpoints cannot be kept there: {reason(error)}",
             where=place,
-            mend=ROOM
-            if is_full(error)
-            else "set execution.checkpoints to a folder or bucket that this machine may write to, or leave it out",
+            mend=room_or(
+                "set execution.checkpoints to a folder or bucket that this machine may write to, or leave it out", error
+            ),
         ) from error
     if found != name:
         raise UserError("what was written there is not what is read back", where=place, mend="choose another place")

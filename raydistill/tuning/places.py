@@ -110,7 +110,7 @@ def probed(place: Place) -> Iterator[str]:
         probe = leave_probe(place.address)
     except FAILURES as error:
         what = f"a file cannot be left for the nodes in {place.name}: {reason(error)}"
-        raise UserError(what, where=place.address, mend=ROOM if is_full(error) else place.mend) from error
+        raise UserError(what, where=place.address, mend=room_or(place.mend, error)) from error
     try:
         yield probe
     finally:
@@ -145,6 +145,11 @@ def problem_in_writing(place: Place) -> Problem | None:
 def is_full(error: Exception) -> bool:
     """Return whether an error says that a place has no room left, and not that it may not be used."""
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+
+
+def room_or(mend: str, error: Exception) -> str:
+    """Return what to do about a place that cannot be written: ``mend``, unless it is only full."""
+    return ROOM if is_full(error) else mend
 
 
 def reason(error: Exception) -> str:
