@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
+from raydistill import DistillationTrainer, load_sweep, rank_users, rank_users_by_popularity
 from raydistill.losses.distillation import TASK_ONLY
 from raydistill.metrics import mean_metrics
-from raydistill.training import DistillationTrainer, build, load_sweep, rank_users, rank_users_by_popularity
+from raydistill.training import build
 from raydistill.training.tasks import NEXT_ITEM
 
 SWEEP = Path(__file__).parent.parent / "sweeps" / "ablation.yaml"

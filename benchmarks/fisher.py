@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import Work, in_turns
+from raydistill import DistillationTrainer, load_sweep
 from raydistill.config import Sweep
 from raydistill.data.splits import SequenceData
 from raydistill.losses.distillation import TASK_ONLY
 from raydistill.models import Recommender, blocks
-from raydistill.training import DistillationTrainer, build, load_sweep
+from raydistill.training import build
 from raydistill.training.calibration import CalibrationBatch, example_losses
 from raydistill.training.evidence import measure_evidence
 from raydistill.training.gradient_pass import GRADIENT_KINDS

@@ -43,7 +43,7 @@ from raydistill.seeding import stream
 from raydistill.selectors import LAYER_KINDS
 from raydistill.training import build
 from raydistill.training.prepared import PreparedTeacher
-from raydistill.training.trial import TrialSpec
+from raydistill.training.trial_spec import TrialSpec
 from raydistill.tuning import cluster, trials
 from raydistill.tuning.dealer import Dealer
 from raydistill.tuning.directory import kept_records
@@ -145,7 +145,9 @@ class Driver:
         self.ended: Counter[str] = Counter()
         self.sweep, self.run = sweep, run
         self.dealer = Dealer(sweep, DATA_HASH, [teacher(sweep)])
-        self.searcher = DealerSearcher(self.dealer, run, run.root, Workers(1, 1.0, 0.0))
+        self.searcher = DealerSearcher(
+            self.dealer, run, run.root, Workers(1, 1.0, 0.0), storage=str(run.root), probe=""
+        )
         self.studies = Studies(run.studies, sweep, [ratio for _, ratio in self.dealer.strata])
         for name in self.dealer.searches:
             self.studies.start(name, [])

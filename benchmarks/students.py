@@ -112,7 +112,7 @@ def _stacked(students: list[nn.Module], ids: Tensor, labels: Tensor, target: Ten
     def step() -> None:
         found = gradients(parameters, buffers)
         for name, parameter in parameters.items():
-            parameter.grad = found[name]
+            parameter.grad = found[name].contiguous()  # as the fused optimizer of a GPU wants it
         optimizer.step()
 
     return _turn(step)

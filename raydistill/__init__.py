@@ -10,12 +10,19 @@ import importlib
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "DistillationDataset": "raydistill.training",
-    "DistillationTrainer": "raydistill.training",
+    "DistillationDataset": "raydistill.training.dataset",
+    "DistillationTrainer": "raydistill.training.loop",
     "Recommender": "raydistill.models",
+    "RunContext": "raydistill.training.context",
+    "TeacherCache": "raydistill.training.teacher_cache",
     "TextClassifier": "raydistill.models",
+    "TrainingResult": "raydistill.training.loop",
+    "TrainingSettings": "raydistill.training.loop",
+    "build_teacher_cache": "raydistill.training.teacher_cache",
     "keep_layers": "raydistill.models",
-    "load_sweep": "raydistill.training",
+    "load_sweep": "raydistill.training.build",
+    "rank_users": "raydistill.training.evaluation",
+    "rank_users_by_popularity": "raydistill.training.evaluation",
     "run_sweep": "raydistill.sweep",
 }
 

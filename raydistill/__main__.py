@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from raydistill.importing import without_collection
 from raydistill.sweep import add_sweep_arguments, exit_code
 
 
@@ -27,8 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     # Imported here, so that --help and mistakes on the command line do not wait for torch.
-    from raydistill import steps
-    from raydistill.training.resources import Resources
+    with without_collection():
+        from raydistill import steps
+        from raydistill.training.resources import Resources
 
     if options.step == "export":
         return steps.export(options.trial, options.output, onnx=options.onnx)

@@ -35,7 +35,8 @@ from raydistill.training.prepared import PreparedTeacher
 from raydistill.training.resources import Resources
 from raydistill.training.tasks import task_of
 from raydistill.training.teach import describe_teacher, is_whole, read_history, teach, warn_if_weak
-from raydistill.training.trial import POPULARITY, TEACHER, Trial, TrialSpec
+from raydistill.training.trial import Trial
+from raydistill.training.trial_spec import POPULARITY, TEACHER, TrialSpec
 from raydistill.tuning.directory import describe_run, open_run_directory
 from raydistill.tuning.specs import configuration, confirm_seeds, student_fields, teacher_seeds
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from raydistill.errors import RaydistillError
+from raydistill.importing import without_collection
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,7 +65,8 @@ def run_sweep(
         RaydistillError: With what is wrong, where, and how to mend it.
     """
     # Imported here, so that --help and mistakes on the command line do not wait for torch and ray.
-    from raydistill.tuning.job import Job
+    with without_collection():
+        from raydistill.tuning.job import Job
 
     job = Job.load(file, tuple(overrides), run_dir)
     if dry_run:

@@ -15,10 +15,11 @@ PACKAGES = ("raydistill", "analysis")
 LONGEST_FILE = 350
 
 # What each part of the package may import: parts of the package below it, and of the heavy libraries which.
-GROUND = {"errors", "seeding", "records"}
+GROUND = {"errors", "importing", "seeding", "records"}
 LIBRARY = {"data", "models", "selectors", "losses", "metrics"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "importing": set(),
     "seeding": set(),
     "records": {"errors"},
     "config": GROUND,
@@ -165,6 +166,21 @@ def test_the_lower_floors_load_neither_torch_nor_ray(module):
     code = f"import sys, {module}; print(sorted({{'torch', 'ray', 'transformers'}} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (run.stdout.strip(), run.stderr) == ("[]", "")
+
+
+@pytest.mark.parametrize(
+    ("module", "not_loaded"),
+    [
+        ("raydistill.training.trial_spec", ["torch", "transformers"]),
+        # The process that starts a trial's workers, and those that watch them, do not train.
+        ("raydistill.tuning.sharded_trial", ["transformers"]),
+        ("raydistill.tuning.workers", ["transformers"]),
+    ],
+)
+def test_what_does_not_train_loads_no_models(module, not_loaded):
+    code = f"import sys, {module}; print(sorted(set({not_loaded}) & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.stdout.strip() == "[]", run.stderr
 
 
 def test_analysis_loads_neither_torch_nor_ray():

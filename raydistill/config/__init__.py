@@ -12,13 +12,14 @@ from raydistill.config.identity import (
     trial_identity,
 )
 from raydistill.config.load import dump_sweep, load_sweep, plain_sweep
-from raydistill.config.schema import COSTS, Sweep
+from raydistill.config.schema import COSTS, Execution, Sweep
 from raydistill.config.tables import Tables
 
 __all__ = [
     "ARTIFACT_VERSION",
     "COSTS",
     "Arm",
+    "Execution",
     "Sweep",
     "Tables",
     "arms",

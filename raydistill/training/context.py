@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from raydistill.config import Execution
 
 
 def _ignore(_row: dict[str, Any], _checkpoint: Path | None) -> None:
@@ -39,6 +41,10 @@ class RunContext:
     checkpoint_folder: Path | None = None
     strategy: str = "ddp"
     graphs: bool = True
+
+    def as_asked(self, execution: Execution) -> RunContext:
+        """Return this context with what a sweep says of how models are held and their steps are run."""
+        return replace(self, strategy=execution.strategy, graphs=execution.cuda_graphs)
 
     @property
     def forward_tokens(self) -> int:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from raydistill.config import Sweep, trial_identity
 from raydistill.errors import TrialDivergedError
 from raydistill.losses import LossWeights
 from raydistill.losses.distillation import TASK_ONLY
@@ -21,70 +19,8 @@ from raydistill.training import build
 from raydistill.training.context import RunContext
 from raydistill.training.loop import DistillationTrainer, TrainingResult
 from raydistill.training.resources import Resources
+from raydistill.training.trial_spec import FROM_TEACHER, LABELS, POPULARITY, RANDOM, TEACHER, TrialSpec
 from raydistill.training.twins import as_own, copy_files, find_twin, note_computation
-
-FROM_TEACHER, RANDOM, TEACHER, POPULARITY = "teacher_layers", "random", "teacher", "popularity"
-
-_LABELS = ("arm", "kind", "number", "draw", "evidence", "keep_ratio")
-"""Fields of a spec that say whose a trial is, and change nothing of what it computes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialSpec:
-    """Everything that decides what a trial does; plain values, so that it travels between processes.
-
-    Attributes:
-        start: What the model starts from: ``teacher_layers``, ``random`` weights, or, in controls that train
-            nothing, the ``teacher`` itself or ``popularity``.
-        stop_below: Validation metric that the trial must exceed after an epoch, or it is stopped early (its negative
-            where less is better).
-        Others as in :class:`raydistill.records.Record`.
-    """
-
-    phase: str
-    arm: str
-    kind: str
-    number: int
-    seed: int
-    start: str
-    teacher: str | None = None
-    teacher_seed: int | None = None
-    n_teacher_layers: int | None = None
-    n_student_layers: int | None = None
-    layer_map: tuple[int, ...] | None = None
-    keep_ratio: float | None = None
-    configuration: dict[str, Any] = field(default_factory=dict)
-    draw: int | None = None
-    evidence: str | None = None
-    evidence_seconds: float = 0.0
-    stop_below: dict[int, float] = field(default_factory=dict)
-
-    def identity(self, sweep: Sweep, data_hash: str) -> str:
-        """Return the name of the trial: a hash of everything that can change its result, and of whose it is."""
-        return self._named(sweep, data_hash, leave_out=("evidence_seconds",))
-
-    def computation(self, sweep: Sweep, data_hash: str) -> str:
-        """Return the name of what the trial computes: equal for trials that differ in whose they are alone."""
-        return self._named(sweep, data_hash, leave_out=("evidence_seconds", *_LABELS))
-
-    def _named(self, sweep: Sweep, data_hash: str, leave_out: tuple[str, ...]) -> str:
-        own = {name: value for name, value in asdict(self).items() if name not in leave_out}
-        own["stop_below"] = {str(epoch): value for epoch, value in self.stop_below.items()}
-        own["layer_map"] = None if self.layer_map is None else list(self.layer_map)
-        return trial_identity(sweep, own | {"data": data_hash})
-
-    @property
-    def name(self) -> str:
-        """Name for people and for the dashboard."""
-        parts = [self.phase, self.arm]
-        if self.keep_ratio is not None:
-            parts.append(f"keep={self.keep_ratio:g}")
-        if self.phase == "search":
-            parts.append(f"#{self.number}")
-        else:
-            parts += [f"seed={self.seed}"] if self.start not in (TEACHER, POPULARITY) else []
-            parts += [f"draw={self.draw}"] if self.draw is not None else []
-        return " ".join(parts)
 
 
 class Trial:
@@ -172,7 +108,7 @@ class Trial:
     def _copied(self, twin: Record) -> Record:
         if twin.id == self.id:  # it was killed after all was written, and before anybody heard of it
             return twin
-        labels = {name: value for name, value in _shared_fields(self.spec).items() if name in _LABELS}
+        labels = {name: value for name, value in self.spec.record_fields().items() if name in LABELS}
         costs = twin.cost | {"evidence_seconds": self.spec.evidence_seconds}
         record = as_own(
             twin, id=self.id, name=self.spec.name, cost=costs, started=self.started, finished=time.time(), **labels
@@ -272,7 +208,7 @@ class Trial:
             cost=self._cost(),
             started=self.started,
             finished=time.time(),
-            **_shared_fields(spec),
+            **spec.record_fields(),
         )
 
     def _cost(self) -> dict[str, Any]:
@@ -295,23 +231,6 @@ class Trial:
         return cost
 
 
-def failed_record(spec: TrialSpec, sweep: Sweep, data_hash: str, error: str, curves: tuple = ()) -> Record:
-    """Return the record of a trial whose process could not write one itself."""
-    now = time.time()
-    return Record(
-        id=spec.identity(sweep, data_hash),
-        name=spec.name,
-        sweep=sweep.name,
-        status="failed",
-        error=error,
-        curves=curves,
-        epochs=len(curves),
-        started=now,
-        finished=now,
-        **_shared_fields(spec),
-    )
-
-
 def loss_weights(configuration: dict[str, Any]) -> LossWeights:
     """Return the loss of a configuration; one without ``alpha_dist`` is the task loss alone."""
     if configuration.get("alpha_dist") is None:
@@ -322,9 +241,3 @@ def loss_weights(configuration: dict[str, Any]) -> LossWeights:
         alpha_task=configuration["alpha_task"],
         alpha_hidden=configuration["alpha_hidden"],
     )
-
-
-def _shared_fields(spec: TrialSpec) -> dict[str, Any]:
-    """Return the fields that a spec and its record have in common."""
-    names = set(Record.__dataclass_fields__) & set(TrialSpec.__dataclass_fields__)
-    return {name: getattr(spec, name) for name in names}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from raydistill.records import Record
-from raydistill.training.trial import TrialSpec
+from raydistill.training.trial_spec import TrialSpec
 
 
 class ArmSearch:

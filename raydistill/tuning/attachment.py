@@ -1,4 +1,4 @@
-"""Opening a sweep on a machine of the cluster, which may have joined long after the sweep had started."""
+"""Opening what a sweep has prepared, on a machine of the cluster."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any
 from raydistill.errors import ConfigError, CorruptArtifactError
 from raydistill.records import RunDirectory
 from raydistill.training.resources import Resources
-from raydistill.tuning.places import problem_in_writing, run_directory
+from raydistill.tuning.machine import check_machine
 from raydistill.tuning.refusals import UnseenError
-from raydistill.tuning.versions import check_versions
 
 
 def attach(config: Mapping[str, Any]) -> Resources:
@@ -22,9 +21,9 @@ def attach(config: Mapping[str, Any]) -> Resources:
         OtherCodeError: This machine runs other code.
         UnseenError: It does not see the run directory or the prepared data, they are not whole, or it cannot write.
     """
-    check_versions(config["versions"])
+    check_machine(config)
     try:
-        resources = Resources.attach(RunDirectory(config["run"]), Path(config["cache"]))
+        return Resources.attach(RunDirectory(config["run"]), Path(config["cache"]))
     except (ConfigError, CorruptArtifactError) as error:
         # Before the first trial all nodes that there were saw them.
         mend = "let that node see execution.storage and the run directory as the others do; the same command continues"
@@ -33,8 +32,3 @@ def attach(config: Mapping[str, Any]) -> Resources:
             where=error.where,
             mend=f"{mend}. Where it does see them: {error.mend}" if error.mend else mend,
         ) from error
-    place = run_directory(config["run"])
-    problem = problem_in_writing(place)
-    if problem:  # each of its trials would fail when all is done, as it writes its record
-        raise UnseenError.of(socket.gethostname(), place, problem)
-    return resources

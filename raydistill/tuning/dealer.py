@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from raydistill.config import Arm, Sweep, arms, strata
 from raydistill.records import Record
 from raydistill.training.prepared import PreparedTeacher
-from raydistill.training.trial import TrialSpec
+from raydistill.training.trial_spec import TrialSpec
 from raydistill.tuning.arm_search import ArmSearch
 from raydistill.tuning.specs import confirm_specs, search_specs
 

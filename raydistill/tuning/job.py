@@ -8,19 +8,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from raydistill.config import Sweep, quality_metric, teacher_identity
 from raydistill.errors import CorruptArtifactError
 from raydistill.metrics import PeakMemory
 from raydistill.records import Record, RunDirectory, write_json
-from raydistill.training.prepare import MEMORY, prepare_teacher, prepared_teacher
+from raydistill.training.prepare import MEMORY, prepared_teacher
 from raydistill.training.prepared import PreparedTeacher
 from raydistill.training.resources import Resources, note_prepared
 from raydistill.training.teach import describe_teacher, read_history, warn_if_weak
-from raydistill.training.trial import TrialSpec
+from raydistill.training.trial_spec import TrialSpec
 from raydistill.tuning import checkpoints, cluster, preflight
-from raydistill.tuning.attachment import attach
 from raydistill.tuning.dealer import Dealer
 from raydistill.tuning.directory import describe_run, kept_records, open_run_directory, search_failures, set_aside
 from raydistill.tuning.metrics import SweepMetrics
@@ -28,6 +26,7 @@ from raydistill.tuning.plan import Plan
 from raydistill.tuning.progress import Progress
 from raydistill.tuning.specs import teacher_seeds
 from raydistill.tuning.versions import versions
+from raydistill.tuning.workers import prepare_in_worker
 
 
 @dataclass(frozen=True)
@@ -144,13 +143,13 @@ class Job:
         identity = teacher_identity(self.sweep, resources.data.hash, seed)
         ready = prepared_teacher(resources, identity)
         if ready is None:
-            from raydistill.tuning.sharded import run_sharded
+            from raydistill.tuning.sharded import run_sharded, teacher_workers
 
             progress.phase(f"teacher {identity} (seed {seed}): training, evidence, cached outputs")
             run_sharded(
                 prepare_in_worker,
                 {"run": str(self.run.root), "cache": str(self.cache), "seed": seed, "versions": versions()},
-                self.sweep,
+                teacher_workers(self.sweep),
                 name=f"teacher-{identity}",
                 storage=checkpoints.place_of(self.sweep, self.run),
                 probe=probe,
@@ -174,12 +173,3 @@ class Job:
         """Start the analysis, which needs neither torch nor Ray, and pass its exit code on."""
         command = [sys.executable, "-m", "analysis", str(self.run.root)]
         return subprocess.run(command, check=False, env=os.environ | {"MPLBACKEND": "Agg"}).returncode
-
-
-def prepare_in_worker(arguments: dict[str, Any], context) -> str:
-    """Return the identity of the teacher that this worker, with the others, has prepared.
-
-    Raises:
-        RefusedError: This machine runs other code, or does not see what the sweep has prepared.
-    """
-    return prepare_teacher(attach(arguments), arguments["seed"], context)

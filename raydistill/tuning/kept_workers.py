@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import ray
 import torch
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.callbacks.preemption_callback import PreemptionCallback
 from ray.train.v2._internal.constants import GET_ACTOR_TIMEOUT_S
 from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2._internal.execution.controller import TrainController
@@ -25,6 +26,8 @@ from ray.train.v2._internal.execution.worker_group.placement_group_handle import
 from ray.train.v2._internal.execution.worker_group.state import WorkerGroupContext, WorkerGroupState
 from ray.train.v2._internal.state.util import is_actor_alive
 from ray.util.state.exception import RayStateApiException
+
+from raydistill.tuning.capacity import alive_nodes, can_grow
 
 IDLE_S = 60.0
 """Seconds that workers without a run hold their room, for which another actor's trial may be waiting."""
@@ -201,3 +204,11 @@ class LastingController(TrainController):
     """Ray Train's controller over workers that stay."""
 
     worker_group_cls = LastingWorkerGroup
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        if len(alive_nodes()) == 1 and not can_grow():
+            # Ray's watch for machines that are being taken away is one more process: this one would be taken with all.
+            self._worker_group_callbacks_to_propagate = [
+                each for each in self._worker_group_callbacks_to_propagate if not isinstance(each, PreemptionCallback)
+            ]

@@ -12,7 +12,7 @@ from raydistill.config import Arm, Sweep, arms, quality_metric, strata
 from raydistill.errors import ConfigError
 from raydistill.training.prepare import check_samples
 from raydistill.training.tasks import task_of
-from raydistill.training.trial import TEACHER
+from raydistill.training.trial_spec import TEACHER
 from raydistill.tuning.dealer import Dealer
 from raydistill.tuning.estimate import Estimate, estimate, n_confirm, n_confirm_in
 from raydistill.tuning.specs import configuration, confirm_seeds, teacher_seeds

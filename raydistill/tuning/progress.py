@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raydistill.records import Record, gain
-from raydistill.training.trial import TrialSpec
+from raydistill.training.trial_spec import TrialSpec
 
 SEARCHING, CONFIRMING = "searching", "confirming with fresh seeds"
 

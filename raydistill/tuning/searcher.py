@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 from raydistill.config import Sweep
 from raydistill.errors import RaydistillError, RunDirectoryError
 from raydistill.records import Record, RunDirectory, read_record, write_record
-from raydistill.training.trial import TrialSpec, failed_record
+from raydistill.training.trial_spec import TrialSpec, failed_record
 from raydistill.tuning.capacity import Workers, fits, node_resources, shortage
 from raydistill.tuning.dealer import Dealer
 from raydistill.tuning.refusals import REFUSED, NoRoomError, RefusedError
@@ -59,10 +59,13 @@ class DealerSearcher(_NotInSnapshots, Searcher):
         run: Run directory, which the trials write to.
         cache: Folder of prepared data.
         workers: Processes of each trial.
-        probe: File that was left in the place of the checkpoints, for the machines of trials of several workers.
+        storage: Place of the checkpoints.
+        probe: File that was left there, for the machines of trials of several workers.
     """
 
-    def __init__(self, dealer: Dealer, run: RunDirectory, cache: Path, workers: Workers, probe: str) -> None:
+    def __init__(
+        self, dealer: Dealer, run: RunDirectory, cache: Path, workers: Workers, *, storage: str, probe: str
+    ) -> None:
         super().__init__()
         self.dealer = dealer
         self.workers = workers
@@ -71,6 +74,7 @@ class DealerSearcher(_NotInSnapshots, Searcher):
             "cache": str(cache),
             "workers": asdict(workers),
             "versions": versions(),
+            "storage": storage,
             "probe": probe,
         }
         self.specs: dict[str, TrialSpec] = {}
@@ -83,7 +87,8 @@ class DealerSearcher(_NotInSnapshots, Searcher):
             # Who has said FINISHED is not asked again, and a trial that runs may still have to start anew.
             return Searcher.FINISHED if self.has_ended else None
         self.specs[trial_id] = spec
-        return {"spec": asdict(spec), "name": spec.name, **self._shared}
+        own = {"spec": asdict(spec), "identity": self.dealer.identity(spec), "name": spec.name}
+        return own | self._shared
 
     @property
     def has_ended(self) -> bool:

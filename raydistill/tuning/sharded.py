@@ -15,7 +15,9 @@ import torch
 from pyarrow import fs
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.exceptions import CheckpointManagerInitializationError, WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.execution.callback import RayTrainCallback
 from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
 from ray.train.v2._internal.execution.storage import StorageContext
 
@@ -55,19 +57,23 @@ class InterruptibleTrainer(TorchTrainer):
     def _register_sigint_handler(self, controller: Any) -> None:
         return None
 
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        # One would start a process that hands out Ray's own data sets, of which there are none.
+        return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
+
 
 def run_sharded(
     function: Callable[[Mapping[str, Any], RunContext], Any],
     arguments: Mapping[str, Any],
-    sweep: Sweep,
+    workers: Workers,
     *,
     name: str,
     storage: str,
     probe: str | None = None,
-    workers: Workers | None = None,
+    waits: bool = False,
     trainer: type[InterruptibleTrainer] = InterruptibleTrainer,
 ) -> Any:
-    """Return what ``function(arguments, context)`` returns on the first of the sweep's workers.
+    """Return what ``function(arguments, context)`` returns on the first of the workers.
 
     A worker that is lost is replaced, and the function is called again with the last checkpoint as
     ``context.resume_from``.
@@ -75,11 +81,11 @@ def run_sharded(
     Args:
         function: Called once in every worker; importable, and free of Ray.
         arguments: Plain values.
-        sweep: Says how many workers, with how many GPUs each, and whether each holds the whole model.
+        workers: How many, and what each reserves.
         name: Of the run; the same name and storage continue an interrupted run.
         storage: Where checkpoints go: a folder that all nodes see, or an address that pyarrow knows.
         probe: A file that was left there: every worker looks for it first, since its machine may have joined late.
-        workers: Other workers than those of the sweep.
+        waits: Whether it waits, for as long as that takes, where others of its kind hold the room.
         trainer: Starts and watches the workers.
 
     Raises:
@@ -87,26 +93,22 @@ def run_sharded(
         UnseenError: A worker's machine does not see the storage.
         RaydistillError: The function raised one, or the workers were lost too often.
     """
-    own = workers or teacher_workers(sweep)
     loop = {
         "function": function,
         "arguments": dict(arguments),
-        "threads": max(1, int(own.cpus)),
-        "strategy": sweep.execution.strategy,
-        "graphs": sweep.execution.cuda_graphs,
+        "threads": max(1, int(workers.cpus)),
         "storage": storage,
         "probe": probe,
     }
     while True:
         _discard_broken_checkpoints(name, storage)
         try:
-            return _launch(trainer, loop, own, name, storage).fit().return_value
+            return _launch(trainer, loop, workers, name, storage).fit().return_value
         except ray.train.TrainingFailedError as error:
-            # Trials wait for each other where more are started than there is room for at a time.
-            if workers is not None and _waited_in_vain(error) and fits(workers, node_resources()):
+            if waits and _waited_in_vain(error) and fits(workers, node_resources()):
                 log.warning("%s waits: %s, and others have the room", name, shortage(workers, node_resources()))
                 continue
-            raise _cause(error, own) from error
+            raise _cause(error, workers) from error
 
 
 def _launch(
@@ -177,8 +179,6 @@ def _worker(config: dict[str, Any]) -> Any:
             report=report,
             resume_from=_newest_whole(checkpoint, Path(scratch) / "resume"),
             checkpoint_folder=Path(scratch) / "checkpoint",
-            strategy=config["strategy"],
-            graphs=config["graphs"],
         )
         try:
             return config["function"](config["arguments"], context)

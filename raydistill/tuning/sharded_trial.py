@@ -19,14 +19,13 @@ from ray.train.v2._internal.execution.callback import RayTrainCallback
 
 from raydistill.config import Sweep
 from raydistill.records import Record, RunDirectory, read_record
-from raydistill.training.context import RunContext
-from raydistill.training.trial import Trial, TrialSpec
 from raydistill.tuning import checkpoints
 from raydistill.tuning.capacity import Workers, node_resources, with_cpus_that_fit
 from raydistill.tuning.kept_workers import LastingCleaner, LastingController
+from raydistill.tuning.machine import check_machine
 from raydistill.tuning.refusals import RefusedError, refusal
 from raydistill.tuning.sharded import InterruptibleTrainer, run_sharded
-from raydistill.tuning.trainable import resources_of
+from raydistill.tuning.workers import train_in_worker
 
 
 def trial_workers(sweep: Sweep) -> Workers:
@@ -87,31 +86,19 @@ def run_sharded_trial(config: Mapping[str, Any]) -> None:
 
 
 def _run(config: Mapping[str, Any]) -> Record:
-    resources = resources_of(config)
-    spec = TrialSpec(**config["spec"])
-    setproctitle(f"ray::{run_sharded_trial.__name__} {spec.name}")  # what `ps` and the dashboard show, to its end
-    identity = spec.identity(resources.sweep, resources.data.hash)
-    run = RunDirectory(config["run"])
-    storage = checkpoints.place_of(resources.sweep, run)
+    setproctitle(f"ray::{run_sharded_trial.__name__} {config['name']}")  # what `ps` and the dashboard show, to its end
+    check_machine(config)
+    identity, storage = config["identity"], config["storage"]
     checkpoints.check_seen(storage, config["probe"])  # Ray's list of them is written by this process
     run_sharded(
         train_in_worker,
         {name: config[name] for name in ("spec", "run", "cache", "versions")},
-        resources.sweep,
+        Workers(**config["workers"]),
         name=f"trial-{identity}",
         storage=storage,
         probe=config["probe"],
-        workers=Workers(**config["workers"]),
+        waits=True,
         trainer=TrainerInActor,
     )
     checkpoints.remove(storage, f"trial-{identity}")
-    return read_record(run.record_file(identity))
-
-
-def train_in_worker(arguments: Mapping[str, Any], context: RunContext) -> str:
-    """Return the identity of the trial that this worker, with the others, has run."""
-    trial = Trial(TrialSpec(**arguments["spec"]), resources_of(arguments), context)
-    setproctitle(f"ray::RayTrainWorker {trial.spec.name}")
-    for _row in trial.epochs():
-        setproctitle(f"ray::RayTrainWorker {trial.spec.name}")  # Ray names the process anew whenever it looks at it
-    return trial.finish().id
+    return read_record(RunDirectory(config["run"]).record_file(identity))

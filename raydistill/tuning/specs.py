@@ -12,7 +12,7 @@ from raydistill.records import Record, gain
 from raydistill.seeding import stream
 from raydistill.selectors import SELECTORS
 from raydistill.training.prepared import PreparedTeacher
-from raydistill.training.trial import FROM_TEACHER, POPULARITY, RANDOM, TEACHER, TrialSpec
+from raydistill.training.trial_spec import FROM_TEACHER, POPULARITY, RANDOM, TEACHER, TrialSpec
 from raydistill.tuning.early_stopping import thresholds
 from raydistill.tuning.suggest import suggest
 

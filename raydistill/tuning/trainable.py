@@ -12,7 +12,8 @@ from ray._raylet import setproctitle
 
 from raydistill.training.context import RunContext, best_device
 from raydistill.training.resources import Resources
-from raydistill.training.trial import Trial, TrialSpec
+from raydistill.training.trial import Trial
+from raydistill.training.trial_spec import TrialSpec
 from raydistill.tuning.attachment import attach
 from raydistill.tuning.refusals import RefusedError, refusal
 

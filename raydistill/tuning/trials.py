@@ -13,7 +13,8 @@ from ray.tune.logger import TBXLoggerCallback
 
 from raydistill.config import Sweep
 from raydistill.records import Record, RunDirectory
-from raydistill.training.trial import TrialSpec
+from raydistill.training.trial_spec import TrialSpec
+from raydistill.tuning import checkpoints
 from raydistill.tuning.capacity import (
     DRIVER_CPUS,
     Workers,
@@ -67,7 +68,7 @@ def run_trials(
         on_record(record)
 
     workers = trial_workers(sweep)
-    searcher = DealerSearcher(dealer, run, cache, workers, probe)
+    searcher = DealerSearcher(dealer, run, cache, workers, storage=checkpoints.place_of(sweep, run), probe=probe)
     bookkeeper = Bookkeeper(searcher, sweep, run, on_record=note, on_start=on_start, on_lost=on_lost)
     execution = sweep.execution
     tuner = Tuner(

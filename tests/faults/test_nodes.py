@@ -26,7 +26,7 @@ cluster.start(sweep)
 from raydistill.tuning.refusals import NoRoomError
 from raydistill.tuning.sharded import Workers, run_sharded
 try:
-    run_sharded(print, {}, sweep, name="teacher-a", storage=sys.argv[2], workers=Workers(2, 512.0, 0.0))
+    run_sharded(print, {}, Workers(2, 512.0, 0.0), name="teacher-a", storage=sys.argv[2])
 except NoRoomError as error:
     print(error)
 cluster.stop()

@@ -10,7 +10,7 @@ from raydistill.training.context import RunContext
 from raydistill.training.prepare import prepare_teacher, prepared_teacher
 from raydistill.training.prepared import PreparedTeacher
 from raydistill.training.resources import Resources
-from raydistill.training.trial import TrialSpec
+from raydistill.training.trial_spec import TrialSpec
 from raydistill.tuning.specs import configuration, student_fields, task_only
 
 METRIC = "ndcg@10"

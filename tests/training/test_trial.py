@@ -19,7 +19,8 @@ from raydistill.seeding import stream_seed
 from raydistill.training import loop
 from raydistill.training.context import RunContext
 from raydistill.training.tasks import NEXT_ITEM, next_item
-from raydistill.training.trial import Trial, failed_record, loss_weights
+from raydistill.training.trial import Trial, loss_weights
+from raydistill.training.trial_spec import failed_record
 
 
 def run(spec, resources, **arguments):

@@ -8,7 +8,7 @@ from tuning_zoo import small_sweep
 from raydistill.records import RunDirectory, write_json
 from raydistill.training.context import RunContext
 from raydistill.training.resources import PREPARED, Resources
-from raydistill.tuning import job, places
+from raydistill.tuning import places, workers
 from raydistill.tuning.attachment import attach
 from raydistill.tuning.directory import open_run_directory
 from raydistill.tuning.refusals import REFUSED, OtherCodeError, UnseenError
@@ -26,10 +26,6 @@ def config(run, tmp_path):
     return {"run": str(run.root), "cache": str(tmp_path / "cache"), "versions": versions(), "seed": 0, "spec": {}}
 
 
-def nothing(run, folder):
-    """The run directory lies on a share that the machine has not mounted."""
-
-
 def no_data(run, folder):
     """The run directory is there, and the prepared data lie elsewhere."""
     with open_run_directory(run, small_sweep(folder), fresh=False):
@@ -41,27 +37,42 @@ def not_told(run, folder):
         pass
 
 
-@pytest.mark.parametrize("seen", [nothing, no_data, not_told])
+@pytest.mark.parametrize("seen", [no_data, not_told])
 def test_what_is_not_seen_is_named_with_the_node_and_ends_the_sweep(run, config, tmp_path, seen):
     seen(run, tmp_path)
     with pytest.raises(UnseenError, match=r"node \S+ cannot open what the sweep has prepared: ") as caught:
         attach(config)
     assert "let that node see execution.storage and the run directory" in caught.value.mend
     assert str(tmp_path) in caught.value.where
+    assert_sweep_ends(config, caught.value)
+
+
+def test_a_share_that_is_not_mounted_is_named_with_the_node_and_ends_the_sweep(run, config):
+    with pytest.raises(
+        UnseenError, match=r"node \S+ does not see the run directory: there is no sweep\.yaml"
+    ) as caught:
+        attach(config)
+    assert caught.value.where == str(run.root)
+    assert not run.root.exists()
+    assert_sweep_ends(config, caught.value)
+
+
+def assert_sweep_ends(config, error):
     with pytest.raises(UnseenError):
-        job.prepare_in_worker(config, RunContext())
+        workers.prepare_in_worker(config, RunContext())
     trainable = DistillTrainable.__new__(DistillTrainable)
     trainable.setup(config)
     result = trainable.step()
     assert result["done"]
-    assert result[REFUSED] == {name: getattr(caught.value, name) for name in ("what", "where", "mend")}
+    assert result[REFUSED] == {name: getattr(error, name) for name in ("what", "where", "mend")}
 
 
 def test_a_machine_that_may_only_read_the_run_directory_says_so(run, config, monkeypatch):
     monkeypatch.setattr(Resources, "attach", classmethod(lambda cls, run, cache: "resources"))
     run.root.mkdir()
+    run.sweep_file.touch()
     assert attach(config) == "resources"
-    assert list(run.root.iterdir()) == []
+    assert list(run.root.iterdir()) == [run.sweep_file]
 
     def refuses(address):
         raise OSError("Read-only file system")

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import ray
 import torch
+from ray.train.v2._internal.callbacks.preemption_callback import PreemptionCallback
+from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.worker_group import WorkerGroup, WorkerGroupState
-from tuning_zoo import small_sweep
 
 from raydistill.errors import RaydistillError
 from raydistill.training.context import RunContext
@@ -142,6 +143,19 @@ def test_a_start_that_fails_late_leaves_no_workers_behind(group, monkeypatch, kn
     assert not group.has_started()
 
 
+@pytest.mark.parametrize(("nodes", "grows", "watched"), [(1, False, False), (2, False, True), (1, True, True)])
+def test_machines_that_may_be_taken_away_alone_are_watched(monkeypatch, nodes, grows, watched):
+    def begin(controller: TrainController) -> None:
+        controller._worker_group_callbacks_to_propagate = ["another", PreemptionCallback()]
+
+    monkeypatch.setattr(TrainController, "__init__", begin)
+    monkeypatch.setattr(kept_workers, "alive_nodes", lambda: [{}] * nodes)
+    monkeypatch.setattr(kept_workers, "can_grow", lambda: grows)
+    first, *others = kept_workers.LastingController()._worker_group_callbacks_to_propagate
+    assert first == "another"
+    assert [type(each) for each in others] == [PreemptionCallback] * watched
+
+
 def sum_of_ranks(arguments: dict[str, Any], context: RunContext) -> dict[str, int]:
     """Return the sum of 1 + rank over the workers, as they have added it up together, and who they are."""
     if arguments.get("fail"):
@@ -160,9 +174,9 @@ class Actor:
         self.run = partial(
             run_sharded,
             sum_of_ranks,
-            sweep=small_sweep(folder),
-            storage=str(folder / "train"),
             workers=Workers(2, 0.5, 0.0),
+            storage=str(folder / "train"),
+            waits=True,
             trainer=TrainerInActor,
         )
 

@@ -18,7 +18,7 @@ from tuning_zoo import dealer_of, invented_record, small_sweep
 
 from raydistill.errors import CorruptArtifactError, RunDirectoryError
 from raydistill.records import RunDirectory, read_record, write_record
-from raydistill.training.trial import TrialSpec
+from raydistill.training.trial_spec import TrialSpec
 from raydistill.tuning.capacity import Workers
 from raydistill.tuning.refusals import NoRoomError, OtherCodeError, RefusedError, UnseenError, refusal
 from raydistill.tuning.searcher import MAX_LOST_NODES, PATIENCE_S, Bookkeeper, DealerSearcher
@@ -33,7 +33,9 @@ def sweep(tmp_path):
 def parts(sweep, tmp_path):
     """Searcher, bookkeeper, run directory, and what the bookkeeper has said."""
     run, said = RunDirectory(tmp_path / "run"), SimpleNamespace(records=[], started=[], lost=[])
-    searcher = DealerSearcher(dealer_of(sweep), run, tmp_path / "cache", Workers(1, 1.0, 0.0), probe=".probe-1")
+    searcher = DealerSearcher(
+        dealer_of(sweep), run, tmp_path / "cache", Workers(1, 1.0, 0.0), storage="s3://bucket", probe=".probe-1"
+    )
     keeper = Bookkeeper(
         searcher,
         sweep,

@@ -12,6 +12,7 @@ import torch
 from ray import tune
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig
 from ray.train.torch import TorchConfig
+from ray.train.v2._internal.callbacks import BackendSetupCallback, DatasetsCallback
 from ray.train.v2._internal.exceptions import CheckpointManagerInitializationError, WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
 from ray.train.v2._internal.execution.storage import StorageContext
@@ -21,10 +22,12 @@ from tuning_zoo import small_sweep
 
 from raydistill.errors import RaydistillError
 from raydistill.records import RunDirectory
+from raydistill.training import trial as trial_module
 from raydistill.training.checkpoint import STATE, TENSORS, load_checkpoint, save_checkpoint
 from raydistill.training.context import RunContext
-from raydistill.tuning import checkpoints, job, sharded, sharded_trial
+from raydistill.tuning import checkpoints, job, sharded, sharded_trial, trainable, workers
 from raydistill.tuning.capacity import Workers
+from raydistill.tuning.directory import open_run_directory
 from raydistill.tuning.refusals import REFUSED, NoRoomError, OtherCodeError, UnseenError, refusal
 from raydistill.tuning.versions import versions
 
@@ -34,10 +37,26 @@ pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSinc
 SPEC = {"phase": "search", "arm": "uniform", "kind": "selector", "number": 0, "seed": 0, "start": "random"}
 
 
-def told(run, probe):
+def told(sweep, run, probe):
     """Return what Tune tells a trial of two workers."""
-    workers = asdict(Workers(2, 1.0, 0.0))
-    return {"spec": SPEC, "run": str(run), "cache": "", "versions": {}, "workers": workers, "probe": probe}
+    return {
+        "spec": SPEC,
+        "identity": "identity",
+        "name": "search uniform #0",
+        "run": str(run.root),
+        "cache": "",
+        "versions": versions(),
+        "workers": asdict(Workers(2, 1.0, 0.0)),
+        "storage": checkpoints.place_of(sweep, run),
+        "probe": probe,
+    }
+
+
+def begun(sweep, folder):
+    """Return the run directory of a sweep that has begun."""
+    run = RunDirectory(folder / "run")
+    with open_run_directory(run, sweep, fresh=False):
+        return run
 
 
 @pytest.mark.parametrize(
@@ -49,13 +68,13 @@ def test_what_no_trial_is_to_blame_for_ends_the_sweep_and_not_its_trial_alone(tm
     def refuse(*arguments, **settings):
         raise error
 
-    resources = SimpleNamespace(sweep=small_sweep(tmp_path), data=SimpleNamespace(hash="datahash"))
-    monkeypatch.setattr(sharded_trial, "resources_of", lambda config: resources)
+    sweep = small_sweep(tmp_path)
+    own = begun(sweep, tmp_path)
     monkeypatch.setattr(sharded_trial, "run_sharded", refuse)
     monkeypatch.setattr(sharded_trial, "setproctitle", named.append)
     monkeypatch.setattr(tune, "report", said.append)
-    with checkpoints.probed_place(resources.sweep, RunDirectory(tmp_path)) as probe:
-        sharded_trial.run_sharded_trial(told(tmp_path, probe))
+    with checkpoints.probed_place(sweep, own) as probe:
+        sharded_trial.run_sharded_trial(told(sweep, own, probe))
     assert said == [refusal(error)]
     assert named == ["ray::run_sharded_trial search uniform #0"]
 
@@ -67,21 +86,22 @@ def test_every_worker_of_a_trial_is_named_after_it(tmp_path, monkeypatch):
         epochs=lambda: iter([{}, {}]),
         finish=lambda: SimpleNamespace(id="identity"),
     )
-    monkeypatch.setattr(sharded_trial, "resources_of", lambda config: None)
-    monkeypatch.setattr(sharded_trial, "Trial", lambda *arguments: trial)
-    monkeypatch.setattr(sharded_trial, "setproctitle", named.append)
-    assert sharded_trial.train_in_worker({"spec": SPEC}, RunContext()) == "identity"
+    resources = SimpleNamespace(sweep=small_sweep(tmp_path))
+    monkeypatch.setattr(trainable, "resources_of", lambda config: resources)
+    monkeypatch.setattr(trial_module, "Trial", lambda *arguments: trial)
+    monkeypatch.setattr(workers, "setproctitle", named.append)
+    assert workers.train_in_worker({"spec": SPEC}, RunContext()) == "identity"
     assert set(named) == {"ray::RayTrainWorker search uniform keep=0.5 #0"}
 
 
 def test_a_worker_of_the_teacher_that_runs_other_code_refuses(tmp_path):
     arguments = {"run": str(tmp_path), "cache": "", "seed": 0, "versions": versions() | {"raydistill": "another"}}
     with pytest.raises(OtherCodeError, match="another"):
-        job.prepare_in_worker(arguments, RunContext())
+        workers.prepare_in_worker(arguments, RunContext())
 
 
 def test_a_worker_looks_for_the_probe_before_it_reads_a_checkpoint(tmp_path, launch):
-    config = launch(small_sweep(tmp_path), probe=".probe-1").train_loop_config
+    config = launch(probe=".probe-1").train_loop_config
     with pytest.raises(UnseenError, match="does not see the place of the checkpoints") as caught:
         sharded._worker(config)  # ``ray.train.get_checkpoint`` would raise here
     assert caught.value.where == str(tmp_path / "train")
@@ -89,17 +109,15 @@ def test_a_worker_looks_for_the_probe_before_it_reads_a_checkpoint(tmp_path, lau
 
 def test_the_process_that_starts_the_workers_of_a_trial_looks_for_the_probe_too(tmp_path, monkeypatch):
     sweep, started, said = small_sweep(tmp_path), [], []
-    resources = SimpleNamespace(sweep=sweep, data=SimpleNamespace(hash="datahash"))
-    monkeypatch.setattr(sharded_trial, "resources_of", lambda config: resources)
     monkeypatch.setattr(sharded_trial, "read_record", lambda file: SimpleNamespace(id="a", status="success", curves=[]))
     monkeypatch.setattr(sharded_trial, "run_sharded", lambda *arguments, **settings: started.append(settings))
     monkeypatch.setattr(tune, "report", said.append)
-    own = RunDirectory(tmp_path / "run")
+    own = begun(sweep, tmp_path)
     with checkpoints.probed_place(sweep, own) as probe:
-        sharded_trial.run_sharded_trial(told(own.root, ".probe-1"))
+        sharded_trial.run_sharded_trial(told(sweep, own, ".probe-1"))
         assert "does not see" in said[-1][REFUSED]["what"]
         assert started == []
-        sharded_trial.run_sharded_trial(told(own.root, probe))
+        sharded_trial.run_sharded_trial(told(sweep, own, probe))
     assert said[-1] == {"record": "a", "status": "success"}
     assert [settings["probe"] for settings in started] == [probe]
 
@@ -114,6 +132,7 @@ def test_the_workers_of_a_teacher_are_told_of_the_probe(tmp_path, monkeypatch):
     resources = SimpleNamespace(sweep=sweep, run=own.run, data=SimpleNamespace(hash="datahash"))
     monkeypatch.setattr(job, "prepared_teacher", lambda resources, identity: None)
     monkeypatch.setattr(sharded, "run_sharded", run_sharded)
+    monkeypatch.setattr(sharded, "node_resources", lambda: [{"CPU": 2.0}])
     with pytest.raises(Launched):
         own._prepared(resources, 1, ".probe-1", SimpleNamespace(phase=print))
     assert given["probe"] == ".probe-1"
@@ -137,11 +156,11 @@ def trainer_that(*ends):
     return Trainer
 
 
-def run(folder, trainer, workers=None):
+def run(folder, trainer, asked=None):
+    """Run what a teacher's training is, or, with workers of its own, a trial."""
+    waits, asked = asked is not None, asked or sharded.teacher_workers(small_sweep(folder))
     storage = str(folder / "train")
-    return sharded.run_sharded(
-        print, {}, small_sweep(folder), name="a", storage=storage, workers=workers, trainer=trainer
-    )
+    return sharded.run_sharded(print, {}, asked, name="a", storage=storage, waits=waits, trainer=trainer)
 
 
 def test_a_teacher_without_room_says_what_it_asked_for_and_what_there_is(tmp_path, monkeypatch):
@@ -166,12 +185,12 @@ def test_a_teacher_whose_room_others_hold_says_so(tmp_path, monkeypatch):
 
 def test_a_trial_waits_for_others_as_long_as_it_fits_at_all(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(sharded, "node_resources", lambda: [{"CPU": 4.0}])
-    workers = Workers(2, 2.0, 0.0)
-    assert run(tmp_path, trainer_that(NO_ROOM, NO_ROOM, "identity"), workers) == "identity"
+    asked = Workers(2, 2.0, 0.0)
+    assert run(tmp_path, trainer_that(NO_ROOM, NO_ROOM, "identity"), asked) == "identity"
     assert caplog.text.count("others have the room") == 2
     monkeypatch.setattr(sharded, "node_resources", lambda: [{"CPU": 3.0}])
     with pytest.raises(NoRoomError, match=r"2 worker.* of 2 CPU each are asked for, 1 fit"):
-        run(tmp_path, trainer_that(NO_ROOM), workers)
+        run(tmp_path, trainer_that(NO_ROOM), asked)
 
 
 def test_what_a_worker_raised_is_what_is_said(tmp_path, monkeypatch):
@@ -198,15 +217,22 @@ def launch(tmp_path, monkeypatch):
             given.append(self)
             raise Launched
 
-    def launch(sweep, probe=None):
+    def launch(probe=None):
         with pytest.raises(Launched):
             sharded.run_sharded(
-                print, {}, sweep, name="teacher-a", storage=str(tmp_path / "train"),
-                probe=probe, workers=Workers(2, 1.0, 0.0), trainer=Trainer,
+                print, {}, Workers(2, 1.0, 0.0), name="teacher-a", storage=str(tmp_path / "train"),
+                probe=probe, trainer=Trainer,
             )  # fmt: skip
         return given[-1]
 
     return launch
+
+
+@pytest.mark.filterwarnings("ignore:`use_:DeprecationWarning")  # Ray's own, of its own settings
+def test_no_process_is_started_for_data_sets_of_rays_own(launch):
+    kinds = [type(each) for each in launch()._create_default_callbacks()]
+    assert BackendSetupCallback in kinds
+    assert DatasetsCallback not in kinds
 
 
 def manager(folder):
@@ -256,7 +282,7 @@ def test_checkpoints_that_ray_refuses_are_removed_and_said(tmp_path, interrupted
     damage(interrupted)
     with pytest.raises(CheckpointManagerInitializationError):
         manager(tmp_path / "train")
-    launch(small_sweep(tmp_path))
+    launch()
     assert "begins anew" in caplog.text
     assert not list(interrupted.glob("checkpoint*"))
     manager(tmp_path / "train")
@@ -265,20 +291,20 @@ def test_checkpoints_that_ray_refuses_are_removed_and_said(tmp_path, interrupted
 def test_a_list_that_names_a_folder_elsewhere_is_not_followed(tmp_path, interrupted, launch, caplog):
     name_a_folder_elsewhere(interrupted)
     manager(tmp_path / "train")  # Ray would take it, and delete that folder in time
-    launch(small_sweep(tmp_path))
+    launch()
     assert "checkpoint_home is none of them" in caplog.text
     assert not list(interrupted.glob("checkpoint*"))
     assert (tmp_path / "checkpoint_home").is_dir()
 
 
 def test_workers_wait_longer_for_the_first_than_any_evidence_takes(tmp_path, launch):
-    backend = launch(small_sweep(tmp_path)).backend_config
+    backend = launch().backend_config
     assert isinstance(backend, TorchConfig)
     assert TorchConfig().timeout_s < 3600 < 12 * 3600 < backend.timeout_s
 
 
 def test_workers_are_not_waited_for_for_ever(tmp_path, launch):
-    limit = launch(small_sweep(tmp_path)).run_config.failure_config.controller_failure_limit
+    limit = launch().run_config.failure_config.controller_failure_limit
     assert FailureConfig().controller_failure_limit == -1 < limit == sharded.MAX_STARTS
 
 
@@ -306,7 +332,7 @@ def test_training_begins_anew_where_there_is_no_checkpoint(tmp_path):
 
 
 def test_a_whole_snapshot_stays_and_two_checkpoints_with_it(tmp_path, interrupted, launch, caplog):
-    trainer = launch(small_sweep(tmp_path))
+    trainer = launch()
     assert "begins anew" not in caplog.text
     assert sorted(path.name for path in interrupted.glob("checkpoint_?")) == ["checkpoint_1", "checkpoint_2"]
     assert trainer.run_config.checkpoint_config.num_to_keep == 2

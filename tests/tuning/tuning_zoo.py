@@ -15,7 +15,7 @@ from raydistill.seeding import stream
 from raydistill.selectors import SELECTORS
 from raydistill.training import build
 from raydistill.training.prepared import PreparedTeacher
-from raydistill.training.trial import TrialSpec
+from raydistill.training.trial_spec import TrialSpec
 from raydistill.tuning.dealer import Dealer
 
 METRIC = "ndcg@10"
