@@ -253,6 +253,7 @@ def through_tune(driver: Driver) -> dict[str, float]:
             driver.run,
             driver.run.root,
             driver.dealer,
+            probe="",
             on_record=driver.count,
             on_start=driver.progress.started,
             on_lost=driver.progress.lost,

@@ -10,7 +10,7 @@ from typing import Any
 from raydistill.errors import ConfigError, CorruptArtifactError
 from raydistill.records import RunDirectory
 from raydistill.training.resources import Resources
-from raydistill.tuning.machine import check_machine
+from raydistill.tuning.machine import AS_THE_OTHERS, check_machine
 from raydistill.tuning.refusals import UnseenError
 
 
@@ -26,9 +26,8 @@ def attach(config: Mapping[str, Any]) -> Resources:
         return Resources.attach(RunDirectory(config["run"]), Path(config["cache"]))
     except (ConfigError, CorruptArtifactError) as error:
         # Before the first trial all nodes that there were saw them.
-        mend = "let that node see execution.storage and the run directory as the others do; the same command continues"
         raise UnseenError(
             f"node {socket.gethostname()} cannot open what the sweep has prepared: {error.what}",
             where=error.where,
-            mend=f"{mend}. Where it does see them: {error.mend}" if error.mend else mend,
+            mend=f"{AS_THE_OTHERS}. Where it does see them: {error.mend}" if error.mend else AS_THE_OTHERS,
         ) from error

@@ -1,7 +1,7 @@
 """One Tune trial that is several processes: Ray Train inside Ray Tune, for trials that take minutes.
 
-The first start of the workers costs many seconds, and each trial a few, so a trial that one process can train runs
-as :class:`raydistill.tuning.trainable.DistillTrainable` instead. Both write the same record.
+The first start of the workers costs many seconds, and the end of each trial some, so a trial that one process can train
+runs as :class:`raydistill.tuning.trainable.DistillTrainable` instead. Both write the same record.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ from raydistill.tuning.machine import check_machine
 from raydistill.tuning.refusals import RefusedError, refusal
 from raydistill.tuning.sharded import InterruptibleTrainer, run_sharded
 from raydistill.tuning.workers import train_in_worker
+
+_FIT_FOR: set[str] = set()
+"""Run directories for which this process has looked at its machine."""
 
 
 def trial_workers(sweep: Sweep) -> Workers:
@@ -87,7 +90,9 @@ def run_sharded_trial(config: Mapping[str, Any]) -> None:
 
 def _run(config: Mapping[str, Any]) -> Record:
     setproctitle(f"ray::{run_sharded_trial.__name__} {config['name']}")  # what `ps` and the dashboard show, to its end
-    check_machine(config)
+    if config["run"] not in _FIT_FOR:
+        check_machine(config)
+        _FIT_FOR.add(config["run"])
     identity, storage = config["identity"], config["storage"]
     checkpoints.check_seen(storage, config["probe"])  # Ray's list of them is written by this process
     run_sharded(

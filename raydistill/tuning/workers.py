@@ -14,6 +14,7 @@ from ray._raylet import setproctitle
 from raydistill.importing import without_collection
 from raydistill.training.context import RunContext
 from raydistill.training.trial_spec import TrialSpec
+from raydistill.tuning.versions import check_versions
 
 
 def prepare_in_worker(arguments: Mapping[str, Any], context: RunContext) -> str:
@@ -22,6 +23,7 @@ def prepare_in_worker(arguments: Mapping[str, Any], context: RunContext) -> str:
     Raises:
         RefusedError: This machine runs other code, or does not see what the sweep has prepared.
     """
+    check_versions(arguments["versions"])  # before other code is imported
     with without_collection():
         from raydistill.training.prepare import prepare_teacher
         from raydistill.tuning.attachment import attach
@@ -36,6 +38,7 @@ def train_in_worker(arguments: Mapping[str, Any], context: RunContext) -> str:
     Raises:
         RefusedError: As of :func:`prepare_in_worker`.
     """
+    check_versions(arguments["versions"])
     with without_collection():
         from raydistill.training.trial import Trial
         from raydistill.tuning.trainable import resources_of

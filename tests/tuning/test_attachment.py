@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 from tuning_zoo import small_sweep
 
@@ -47,14 +51,21 @@ def test_what_is_not_seen_is_named_with_the_node_and_ends_the_sweep(run, config,
     assert_sweep_ends(config, caught.value)
 
 
-def test_a_share_that_is_not_mounted_is_named_with_the_node_and_ends_the_sweep(run, config):
-    with pytest.raises(
-        UnseenError, match=r"node \S+ does not see the run directory: there is no sweep\.yaml"
-    ) as caught:
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ESTALE, errno.EACCES])
+def test_a_share_that_is_not_seen_is_named_with_the_node_and_ends_the_sweep(run, config, monkeypatch, number):
+    def fails(path, **settings):
+        raise OSError(number, os.strerror(number))
+
+    if number != errno.ENOENT:  # it is not there anyway
+        monkeypatch.setattr(Path, "stat", fails)
+    with pytest.raises(UnseenError, match=r"node \S+ does not see the run directory: ") as caught:
         attach(config)
+    assert os.strerror(number) in caught.value.what
     assert caught.value.where == str(run.root)
-    assert not run.root.exists()
+    assert "let that node see execution.storage and the run directory" in caught.value.mend
     assert_sweep_ends(config, caught.value)
+    monkeypatch.undo()
+    assert not run.root.exists()
 
 
 def assert_sweep_ends(config, error):

@@ -59,7 +59,8 @@ def test_a_suggestion_holds_the_whole_spec_as_plain_values(parts):
     spec = TrialSpec(**config["spec"])
     assert spec == searcher.specs["a"]
     assert config["run"] == str(run.root)
-    assert config["probe"] == ".probe-1"
+    assert (config["storage"], config["probe"]) == ("s3://bucket", ".probe-1")
+    assert config["identity"] == searcher.dealer.identity(spec)
     assert config["name"] == spec.name
 
 

@@ -22,10 +22,11 @@ from tuning_zoo import small_sweep
 
 from raydistill.errors import RaydistillError
 from raydistill.records import RunDirectory
+from raydistill.training import prepare as prepare_module
 from raydistill.training import trial as trial_module
 from raydistill.training.checkpoint import STATE, TENSORS, load_checkpoint, save_checkpoint
 from raydistill.training.context import RunContext
-from raydistill.tuning import checkpoints, job, sharded, sharded_trial, trainable, workers
+from raydistill.tuning import attachment, checkpoints, job, sharded, sharded_trial, trainable, workers
 from raydistill.tuning.capacity import Workers
 from raydistill.tuning.directory import open_run_directory
 from raydistill.tuning.refusals import REFUSED, NoRoomError, OtherCodeError, UnseenError, refusal
@@ -79,6 +80,32 @@ def test_what_no_trial_is_to_blame_for_ends_the_sweep_and_not_its_trial_alone(tm
     assert named == ["ray::run_sharded_trial search uniform #0"]
 
 
+SHARDED = ("execution.workers=2", "execution.strategy=fsdp", "execution.cuda_graphs=false")
+
+
+def test_workers_hold_models_and_take_steps_as_the_sweep_says(tmp_path, monkeypatch):
+    contexts = []
+
+    def prepare(resources, seed, context):
+        contexts.append(context)
+
+    def trial(spec, resources, context):
+        contexts.append(context)
+        return SimpleNamespace(spec=spec, epochs=lambda: iter([]), finish=lambda: SimpleNamespace(id="identity"))
+
+    resources = SimpleNamespace(sweep=small_sweep(tmp_path, *SHARDED))
+    monkeypatch.setattr(attachment, "attach", lambda config: resources)
+    monkeypatch.setattr(trainable, "resources_of", lambda config: resources)
+    monkeypatch.setattr(prepare_module, "prepare_teacher", prepare)
+    monkeypatch.setattr(trial_module, "Trial", trial)
+    given = RunContext(rank=1, world_size=2)
+    workers.prepare_in_worker({"seed": 0, "versions": versions()}, given)
+    workers.train_in_worker({"spec": SPEC, "versions": versions()}, given)
+    for context in contexts:
+        assert (context.strategy, context.graphs, context.rank, context.world_size) == ("fsdp", False, 1, 2)
+    assert len(contexts) == 2
+
+
 def test_every_worker_of_a_trial_is_named_after_it(tmp_path, monkeypatch):
     named = []
     trial = SimpleNamespace(
@@ -90,7 +117,7 @@ def test_every_worker_of_a_trial_is_named_after_it(tmp_path, monkeypatch):
     monkeypatch.setattr(trainable, "resources_of", lambda config: resources)
     monkeypatch.setattr(trial_module, "Trial", lambda *arguments: trial)
     monkeypatch.setattr(workers, "setproctitle", named.append)
-    assert workers.train_in_worker({"spec": SPEC}, RunContext()) == "identity"
+    assert workers.train_in_worker({"spec": SPEC, "versions": versions()}, RunContext()) == "identity"
     assert set(named) == {"ray::RayTrainWorker search uniform keep=0.5 #0"}
 
 
