@@ -43,8 +43,22 @@ def random_steps(
     order = stream(seed, "order", epoch).permutation(lengths.size)
     for start in range(0, lengths.size, batch_size):
         whole = order[start : start + batch_size]
-        shares = [share for share in np.array_split(whole[rank::world_size], parts) if share.size]
+        own = whole[even_share(lengths[whole], rank, world_size)]
+        shares = [share for share in np.array_split(own, parts) if share.size]
         yield whole, [split_by_length(share, lengths[share], groups, overhead) for share in shares]
+
+
+def even_share(lengths: np.ndarray, rank: int, world_size: int) -> np.ndarray:
+    """Return which examples of a step are this worker's, in their order, so that no worker waits long for another.
+
+    From the longest to the shortest they are dealt to the workers forth and back (0, 1, 1, 0, ...): all have as many,
+    one more or less, and the sums of their lengths differ by no more than the longest example.
+    """
+    if world_size == 1:
+        return np.arange(lengths.size)
+    dealt = np.argsort(-lengths, kind="stable")
+    turn, seat = np.divmod(np.arange(lengths.size), world_size)
+    return np.sort(dealt[np.where(turn % 2, world_size - 1 - seat, seat) == rank])
 
 
 def ordered_runs(lengths: np.ndarray, batch_tokens: int, *, rank: int = 0, world_size: int = 1) -> Iterator[np.ndarray]:

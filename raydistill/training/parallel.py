@@ -49,7 +49,10 @@ def wrap(objective: nn.Module, context: RunContext) -> nn.Module:
         return shard(objective)
     device_ids = [context.device] if context.device.type == "cuda" else None
     # Buffers, such as the texts that an item table is a map of, are the same everywhere and stay so.
-    return DistributedDataParallel(objective, device_ids=device_ids, **{_SYNC_BUFFERS: False})
+    # Gradients lie where they are summed: no second copy of all of them, and no copying to and fro.
+    return DistributedDataParallel(
+        objective, device_ids=device_ids, gradient_as_bucket_view=True, **{_SYNC_BUFFERS: False}
+    )
 
 
 def synchronized(wrapped: nn.Module, is_last: bool) -> AbstractContextManager:

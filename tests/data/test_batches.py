@@ -20,6 +20,7 @@ from raydistill.data.batches import (
     seen_items,
     split_by_length,
 )
+from raydistill.data.lengths import even_share
 from raydistill.data.sources import SOURCES
 from raydistill.data.splits import SequenceData, leave_one_out
 
@@ -219,6 +220,17 @@ def test_a_worker_without_examples_gets_a_batch_without_targets():
         (group,) = step.groups
         assert group.input_ids.numel() > 0
         assert group.labels.numel() == group.positions.numel() == group.slots.numel() == 0
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 5))
+@settings(max_examples=200, deadline=None)
+def test_workers_have_as_many_examples_and_as_long_ones(lengths, world_size):
+    lengths = np.array(lengths)
+    shares = [even_share(lengths, rank, world_size) for rank in range(world_size)]
+    assert sorted(np.concatenate(shares)) == list(range(lengths.size))
+    assert all((np.diff(share) > 0).all() for share in shares)  # in the order of the step
+    assert np.ptp([share.size for share in shares]) <= 1
+    assert np.ptp([lengths[share].sum() for share in shares]) <= lengths.max()
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=9), st.integers(1, 4), st.integers(0, 20))
