@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -86,11 +87,15 @@ class Update:
         self.optimizer.step()
         return sums
 
-    def _autocast(self):
+    @contextmanager
+    def _autocast(self) -> Iterator[None]:
         if self.settings.precision != "bfloat16":
-            return nullcontext()
+            yield
+            return
         # torch asks for no cache of casts where steps are captured; each weight is used once anyway.
-        return torch.autocast(self.context.device.type, torch.bfloat16, cache_enabled=self.graphs is None)
+        cast = torch.autocast(self.context.device.type, torch.bfloat16, cache_enabled=self.graphs is None)
+        with cast, without_cudnn_attention():
+            yield
 
     def _can_be_captured(self) -> bool:
         settings, context = self.settings, self.context
@@ -112,6 +117,21 @@ class Update:
                 group["lr"].fill_(settings.lr * factor)
             else:
                 group["lr"] = settings.lr * factor
+
+
+@contextmanager
+def without_cudnn_attention() -> Iterator[None]:
+    """Leave attention in half precision to other kernels than cuDNN's, which torch would choose first on new GPUs.
+
+    cuDNN builds a plan for every shape that it has not seen, for some tenths of a second, and length groups and prompts
+    bring new shapes in most steps.
+    """
+    was_on = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(was_on)
 
 
 def positions_of_a_launch(model: nn.Module, precision: str) -> int:
