@@ -22,7 +22,7 @@ from typing import Any
 import ray
 from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
 
-from raydistill.importing import without_collection
+from raydistill.garbage import without_collection
 from raydistill.training.build import load_sweep
 from raydistill.training.context import RunContext
 from raydistill.tuning import cluster

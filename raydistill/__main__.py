@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from raydistill.importing import without_collection
+from raydistill.garbage import without_collection
 from raydistill.sweep import add_sweep_arguments, exit_code
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from raydistill.errors import RaydistillError
-from raydistill.importing import without_collection
+from raydistill.garbage import without_collection
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

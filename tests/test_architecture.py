@@ -15,11 +15,11 @@ PACKAGES = ("raydistill", "analysis")
 LONGEST_FILE = 350
 
 # What each part of the package may import: parts of the package below it, and of the heavy libraries which.
-GROUND = {"errors", "importing", "seeding", "records"}
+GROUND = {"errors", "garbage", "seeding", "records"}
 LIBRARY = {"data", "models", "selectors", "losses", "metrics"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "importing": set(),
+    "garbage": set(),
     "seeding": set(),
     "records": {"errors"},
     "config": GROUND,

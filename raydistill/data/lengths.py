@@ -54,8 +54,6 @@ def even_share(lengths: np.ndarray, rank: int, world_size: int) -> np.ndarray:
     From the longest to the shortest they are dealt to the workers forth and back (0, 1, 1, 0, ...): all have as many,
     one more or less, and the sums of their lengths differ by no more than the longest example.
     """
-    if world_size == 1:
-        return np.arange(lengths.size)
     dealt = np.argsort(-lengths, kind="stable")
     turn, seat = np.divmod(np.arange(lengths.size), world_size)
     return np.sort(dealt[np.where(turn % 2, world_size - 1 - seat, seat) == rank])

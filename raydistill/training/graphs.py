@@ -12,7 +12,6 @@ capturing one: transformers itself asks the device for the content of masks, but
 from __future__ import annotations
 
 import functools
-import gc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from raydistill.errors import UserError
+from raydistill.garbage import without_collection
 
 FIRST_STEPS = 2
 """Steps of a shape that are not captured."""
@@ -92,11 +92,9 @@ class StepGraphs:
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize(self.device)
         torch.cuda.empty_cache()  # the graph's memory is its own: what steps before it had must not stand beside it
-        was_collecting = gc.isenabled()
-        gc.disable()  # what it frees might be of the device
         try:
             # Not torch.cuda.graph, of which some releases collect all garbage first: as long as a hundred steps.
-            with _aside(self.device):
+            with without_collection(), _aside(self.device):  # what is collected might be of the device
                 graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
                 try:
                     losses = take([[group]], count)
@@ -111,9 +109,6 @@ class StepGraphs:
                 where="execution.cuda_graphs",
                 mend="set execution.cuda_graphs=false: steps are then launched kernel by kernel",
             ) from error
-        finally:
-            if was_collecting:
-                gc.enable()
         return _Graph(graph, group, count, losses)
 
 

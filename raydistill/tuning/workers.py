@@ -11,7 +11,7 @@ from typing import Any
 
 from ray._raylet import setproctitle
 
-from raydistill.importing import without_collection
+from raydistill.garbage import without_collection
 from raydistill.training.context import RunContext
 from raydistill.training.trial_spec import TrialSpec
 from raydistill.tuning.versions import check_versions

@@ -1,4 +1,4 @@
-"""Garbage waits for the end of an import, and is collected as before afterwards."""
+"""Garbage waits for the end of a block, and is collected as before afterwards."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from raydistill.importing import without_collection
+from raydistill.garbage import without_collection
 
 
 def test_nothing_is_collected_in_the_block_and_all_is_as_before_after_it():

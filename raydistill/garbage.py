@@ -1,4 +1,4 @@
-"""Importing large libraries."""
+"""Garbage collection that waits."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_collection() -> Iterator[None]:
-    """Import in the block without collecting garbage meanwhile.
+    """Collect no garbage in the block.
 
-    Torch and transformers are some hundred thousand objects that all stay; to go through them again and again, as more
-    of them come, takes Python a fifth of the time of the import.
+    Around imports it saves a fifth of their time: torch and transformers are some hundred thousand objects that all
+    stay, and Python would go through them again and again as more of them come.
     """
     was_on = gc.isenabled()
     gc.disable()
